@@ -247,44 +247,40 @@ class Scan:
             raise ValueError("the plan has no index")
         columns = [column(name) for name in index.columns]
         shown = ", ".join(["key, json, block, tx", *(columns if with_columns else ())])
+        terms, fixed = [members(view.ns, index)], list[Any]()
         limits = list[tuple[str, Any]]()
         for bounds in self.plan.bounds:
             if bounds.fixed:
-                limits.append((f"{columns.pop(0)}=?", bounds.low))
+                terms.append(f"{columns.pop(0)}=?")
+                fixed.append(bounds.low)
                 continue
             # Behind the last row there is a closer bound, and SQLite uses only one.
             seen, down = self._seen is not None, self.query.descending
             if bounds.low is not None and not (seen and not down):
-                sign = ">=" if bounds.with_low else ">"
-                limits.append((f"{columns[0]}{sign}?", bounds.low))
+                limits.append((">=" if bounds.with_low else ">", bounds.low))
             if bounds.high is not None and not (seen and down):
-                sign = "<=" if bounds.with_high else "<"
-                limits.append((f"{columns[0]}{sign}?", bounds.high))
+                limits.append(("<=" if bounds.with_high else "<", bounds.high))
             break
         order, behind = ("DESC", "<") if self.query.descending else ("ASC", ">")
         columns.append("key")
-        parts = [(0, limits)]
-        if self._seen is not None:
-            # Those that begin as the last row does, then others: SQLite would pass over all
-            # that begin alike, if it compared whole rows.
-            last = [*self._seen[0], self._seen[1]][-len(columns) :]
-            same = [
-                (f"{name}=?", value) for name, value in zip(columns, last, strict=True)
-            ]
-            parts = [
-                (at, [*limits, *same[:at], (f"{columns[at]}{behind}?", last[at])])
-                for at in reversed(range(len(columns)))
-            ]
+        last = [*self._seen[0], self._seen[1]][-len(columns) :] if self._seen else []
         selects, values = list[str](), list[Any]()
-        for at, terms in parts:
+        # Rows that begin as the last one, then others: SQLite would pass over all that begin
+        # alike, if it compared whole rows, or began at a limit.
+        for at in reversed(range(len(columns) if last else 1)):
+            where = [*terms, *(f"{name}=?" for name in columns[:at])]
+            where += [f"{columns[at]}{behind}?"] * bool(last)
+            where += [f"{'?' if at else columns[0]}{sign}?" for sign, _ in limits]
+            values += [*fixed, *last[: at + 1]]
+            for _, limit in limits:
+                values += [last[0], limit] if at else [limit]
             # Numbers, hex and names of ours only; all else is bound.
-            where = " AND ".join(
-                [members(view.ns, index), *(each for each, _ in terms)]
-            )
+            source = f"documents INDEXED BY mango_{index.number:d}"
             ordered = ", ".join(f"{each} {order}" for each in columns[at:])
-            source = f"documents INDEXED BY mango_{index.number:d} WHERE {where}"
-            selects.append(f"SELECT {shown} FROM {source} ORDER BY {ordered}")  # noqa: S608
-            values += [value for _, value in terms]
+            selects.append(
+                f"SELECT {shown} FROM {source} WHERE {' AND '.join(where)} "  # noqa: S608
+                f"ORDER BY {ordered}"
+            )
         if len(selects) == 1:
             return view.execute(selects[0], values)
         # The limit keeps the order of each.
