@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage
 
+_BUILDS = {Phase.PULL, Phase.DEPENDENCIES, Phase.COMPILE, Phase.IMAGE}
+"""Without one of these, the build existed already."""
+
 
 class Backends(Protocol):
     """The back ends of a node; node.Backends is one."""
@@ -41,24 +44,16 @@ class Router:
             ok = True
             return instance
         finally:
-            _count(builder, attempt, time.monotonic() - began, ok=ok)
+            phases = {attempt.phase, *(one.phase for one in attempt.phases)}
+            if phases & _BUILDS:
+                spent_s, success = time.monotonic() - began, metrics.success(ok)
+                metrics.BUILD_DURATION.labels(builder.name, success).observe(spent_s)
+                if builder.name == "docker":
+                    docker = metrics.DOCKER_BUILD_DURATION
+                    docker.labels(attempt.ccid, success).observe(spent_s)
 
     async def discard(self, ccid: Ccid, *, purge: bool = False) -> None:
         """Remove what was built for `ccid`, with `purge` also what back ends keep."""
         for builder in self._backends.holders(ccid):
             if purge or not builder.keeps_builds:
                 await builder.discard(ccid)
-
-
-_BUILDS = {Phase.PULL, Phase.DEPENDENCIES, Phase.COMPILE, Phase.IMAGE}
-"""Without one of these, the build existed already."""
-
-
-def _count(builder: Builder, attempt: Attempt, spent_s: float, *, ok: bool) -> None:
-    phases = {attempt.phase, *(one.phase for one in attempt.phases)}
-    if phases & _BUILDS:
-        success = metrics.success(ok)
-        metrics.BUILD_DURATION.labels(builder.name, success).observe(spent_s)
-        if builder.name == "docker":
-            duration = metrics.DOCKER_BUILD_DURATION.labels(attempt.ccid, success)
-            duration.observe(spent_s)

@@ -114,7 +114,7 @@ class AdminServer:
         return reply(self._node.status())
 
     async def _shutdown(self, _request: web.Request) -> web.Response:
-        self._node.shutdown()
+        self._node.stopping.set()
         return reply({"stopping": True})
 
     async def _deploy(self, request: web.Request) -> web.StreamResponse:

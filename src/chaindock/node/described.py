@@ -136,7 +136,11 @@ def _effects(tx: ParsedTransaction) -> dict[str, Any]:
     public = [space for space in tx.spaces if not space.collection]
     return {
         "reads": [
-            {"namespace": space.ns, "key": key.decode(), "version": _version(version)}
+            {
+                "namespace": space.ns,
+                "key": key.decode(),
+                "version": version and list(version),
+            }
             for space in public
             for key, version in space.reads
         ],
@@ -158,10 +162,6 @@ def _effects(tx: ParsedTransaction) -> dict[str, Any]:
         ],
         "private": [_hashed(space) for space in tx.spaces if space.collection],
     }
-
-
-def _version(version: Any) -> list[int] | None:
-    return None if version is None else list(version)
 
 
 def _range(ns: str, info: Any) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def _hashed(space: Space) -> dict[str, Any]:
         "namespace": space.ns,
         "collection": space.collection,
         "reads": [
-            {"key_hash": key.hex(), "version": _version(version)}
+            {"key_hash": key.hex(), "version": version and list(version)}
             for key, version in space.reads
         ],
         "writes": [

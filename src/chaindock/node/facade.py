@@ -74,7 +74,8 @@ class Node:
 
     def __post_init__(self) -> None:
         self._started = time.time()
-        self._stop = asyncio.Event()
+        self.stopping = asyncio.Event()
+        """Set when somebody asks the node to end."""
         self._signers: dict[object, SigningIdentity] = {}
         self._failed: dict[tuple[str, str], Ccid] = {}
         """What was last tried under a name of a channel and did not come up."""
@@ -82,14 +83,6 @@ class Node:
     def channel(self, name: str | None = None) -> NodeChannel:
         """Return an open channel; None = the first one. Raises: NotFound."""
         return self.channels.require(name)
-
-    async def stopping(self) -> None:
-        """Wait until somebody asks the node to end."""
-        await self._stop.wait()
-
-    def shutdown(self) -> None:
-        """Ask the node to stop; returns at once."""
-        self._stop.set()
 
     def status(self) -> NodeStatus:
         """Describe the node. Never raises."""
@@ -99,7 +92,7 @@ class Node:
         backend, reason = self.backends.outlook
         state = "starting" if missing else "ready"
         return NodeStatus(
-            state="stopping" if self._stop.is_set() else state,
+            state="stopping" if self.stopping.is_set() else state,
             version=chaindock.__version__,
             home=str(config.home),
             node_id=self.labels.node_id,

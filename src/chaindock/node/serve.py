@@ -103,7 +103,7 @@ async def serve(config: Config, ready: Callable[[NodeStatus], None]) -> None:
         gc.collect()
         gc.freeze()
         try:
-            await node.stopping()
+            await node.stopping.wait()
         finally:
             health.going_down = True
             _log.info("node stopping")

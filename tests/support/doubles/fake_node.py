@@ -109,9 +109,6 @@ class FakeNode(FakeChannels):
             warnings=["this node is in memory"],
         )
 
-    def shutdown(self) -> None:
-        self.stopping.set()
-
     async def deploy(
         self,
         package: Path,

@@ -29,7 +29,7 @@ from chaindock.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from chaindock.controllers.docker.images import BaseImage
+    from chaindock.controllers.docker.images import Bases
     from chaindock.controllers.docker.options import DockerOptions
     from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage
@@ -165,7 +165,7 @@ class DockerController:
         session = self._entered
         await session.engine.remove_lost_containers(self._label)
         bases = await self._bases.resolve(language, attempt)
-        key = self._key(package, platform, *bases)
+        key = self._key(package, platform, bases)
         node, ccid, engine = self._node, package.ccid, session.engine
         async with self._builds.hold(key):
             found = await images.find_launch(engine, node, ccid, key, attempt)
@@ -179,14 +179,9 @@ class DockerController:
             session, images.BuiltImage(attempt.ccid, image, output, launch, bases[1])
         )
 
-    def _key(
-        self,
-        package: StoredPackage,
-        platform: Platform,
-        builder: BaseImage,
-        runtime: BaseImage,
-    ) -> str:
+    def _key(self, package: StoredPackage, platform: Platform, bases: Bases) -> str:
         """Return the hash of all that image, plan and launch command follow from."""
+        builder, runtime = bases
         flags = self._environment.variables
         planner, here = planner_fingerprint(type(platform)), Path(__file__).parent
         return names.build_key(
@@ -207,7 +202,7 @@ class DockerController:
         self,
         package: StoredPackage,
         platform: Platform,
-        bases: tuple[BaseImage, BaseImage],
+        bases: Bases,
         key: str,
         attempt: Attempt,
     ) -> tuple[str, LaunchCommand]:

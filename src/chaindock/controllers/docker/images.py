@@ -82,6 +82,10 @@ class BuiltImage:
     base: BaseImage
 
 
+Bases = tuple[BaseImage, BaseImage]
+"""Where a package is built, and where it runs."""
+
+
 class BaseImages:
     """Fetches the images that languages are built on, each once at a time."""
 
@@ -89,10 +93,8 @@ class BaseImages:
         self._engine, self._options = engine, options
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def resolve(
-        self, language: LanguageImages, attempt: Attempt
-    ) -> tuple[BaseImage, BaseImage]:
-        """Return (builder, runtime), fetched as the pull policy says.
+    async def resolve(self, language: LanguageImages, attempt: Attempt) -> Bases:
+        """Return the images of a language, fetched as the pull policy says.
 
         Raises: as `pull_image`; ImageNotFound when the policy is `never`.
         """
