@@ -51,30 +51,29 @@ class Option:
 
     Args:
         key: as in core.yaml, with dots between levels.
+        syntax: None = that of the field's type.
+        variable: an environment variable of Fabric that sets it, besides CORE_*.
         help: one sentence, with the unit if there is one; by default the text below the
             field. Without any, another field with the same key describes the setting,
             and gets the same value.
-        syntax: None = that of the field's type.
-        variable: an environment variable of Fabric that sets it, besides CORE_*.
     """
 
     key: str
-    help: str = ""
     syntax: Syntax | None = None
     variable: str = ""
+    help: str = ""
 
 
 def option(
     default: T,
     key: str,
-    help: str = "",  # noqa: A002  # reads like the click options
     *,
     syntax: Syntax | None = None,
     variable: str = "",
     also: Option | None = None,
 ) -> T:
     """Return a dataclass field that is a setting; `also` is a second key for it."""
-    options = Option(key, help, syntax, variable), *([also] if also else [])
+    options = Option(key, syntax, variable), *([also] if also else [])
     return field(default=default, metadata={_OPTIONS: options})
 
 

@@ -12,13 +12,12 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 from chaindock.errors import SourceInvalid
-from chaindock.options import option
 from chaindock.platforms.tree import SourceFile, Tree
 
 Pull = Literal["missing", "never", "always"]
@@ -128,29 +127,11 @@ class Tool:
 class LanguageImages:
     """The images that chaincode of a language is built and runs in.
 
-    `runtime` "" = as `builder`.
+    `runtime` "" = as `builder`. A subclass declares both as settings.
     """
 
     builder: str
     runtime: str = ""
-
-
-def declare_images(
-    title: str, builder: tuple[str, str], runtime: tuple[str, str]
-) -> LanguageImages:
-    """Return the images of a language; `builder` and `runtime`: default, key of setting."""
-    same = "" if runtime[0] else f"; empty = {builder[1]}"
-    image = f"Image in which {title} chaincode"
-    made = make_dataclass(
-        f"{title}Images",
-        [
-            ("builder", str, option(*builder, f"{image} is built.")),
-            ("runtime", str, option(*runtime, f"{image} runs{same}.")),
-        ],
-        bases=(LanguageImages,),
-        frozen=True,
-    )
-    return cast("LanguageImages", made())
 
 
 class Platform(ABC):

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from chaindock.errors import SourceInvalid
+from chaindock.options import option
 from chaindock.platforms.base import (
     BuildPlan,
     Connection,
+    LanguageImages,
     LaunchCommand,
     Platform,
     Selection,
     Step,
     Tool,
-    declare_images,
 )
 from chaindock.platforms.tree import META_INF, SourceFile, Tree, collect, content_of
 
@@ -48,16 +49,22 @@ _PLATFORM_TAGS = frozenset(
 _IMPORT_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._~+@-]*(/[A-Za-z0-9._~+@-]+)*")
 
 
+@dataclass(frozen=True)
+class Images(LanguageImages):
+    """The images of Go."""
+
+    builder: str = option("golang:1.24-bookworm", "chaincode.builder")
+    """Image in which Go chaincode is built."""
+    runtime: str = option("debian:bookworm-slim", "chaincode.golang.runtime")
+    """Image in which Go chaincode runs."""
+
+
 class Golang(Platform):
     """Modules, packages of a module, and packages below a GOPATH."""
 
     name = "golang"
     title = "Go"
-    images = declare_images(
-        "Go",
-        builder=("golang:1.24-bookworm", "chaincode.builder"),
-        runtime=("debian:bookworm-slim", "chaincode.golang.runtime"),
-    )
+    images = Images()
     looks_for = ("go.mod", "*.go")
     shims = "hyperledger/fabric-(chaincode|contract-api)-go"
     image_output = "/usr/local/bin"

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from chaindock.errors import SourceInvalid
+from chaindock.options import option
 from chaindock.platforms.base import (
     BuildPlan,
     Connection,
+    LanguageImages,
     LaunchCommand,
     Platform,
     Selection,
     Step,
     Tool,
-    declare_images,
 )
 from chaindock.platforms.tree import SourceFile, Tree, collect
 
@@ -49,16 +50,22 @@ _ADVICE = '"start": "fabric-chaincode-node start"'
 _MAY_MAKE_FILES = frozenset({"preinstall", "install", "postinstall", "prepare"})
 
 
+@dataclass(frozen=True)
+class Images(LanguageImages):
+    """The images of Node."""
+
+    builder: str = option("node:20-bookworm-slim", "chaincode.node.runtime")
+    """Image in which Node chaincode is built."""
+    runtime: str = option("", "chaindock.node.runtime")
+    """Image in which Node chaincode runs; empty = chaincode.node.runtime."""
+
+
 class Node(Platform):
     """Packages with a package.json."""
 
     name = "node"
     title = "Node"
-    images = declare_images(
-        "Node",
-        builder=("node:20-bookworm-slim", "chaincode.node.runtime"),
-        runtime=("", "chaindock.node.runtime"),
-    )
+    images = Images()
     looks_for = ("package.json",)
     hints = ("index.js",)
     shims = r'"fabric-(shim(-api)?|contract-api)"\s*:'

@@ -17,18 +17,20 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from chaindock.errors import SourceInvalid
+from chaindock.options import option
 from chaindock.platforms.base import (
     BuildPlan,
     Connection,
+    LanguageImages,
     LaunchCommand,
     Platform,
     Selection,
     Step,
     Tool,
-    declare_images,
 )
 from chaindock.platforms.tree import MAX_TEXT, Tree, collect
 
@@ -94,16 +96,22 @@ _RUN_ENV = {
 }
 
 
+@dataclass(frozen=True)
+class Images(LanguageImages):
+    """The images of Python."""
+
+    builder: str = option("python:3.12-slim-bookworm", "chaindock.python.builder")
+    """Image in which Python chaincode is built."""
+    runtime: str = option("", "chaindock.python.runtime")
+    """Image in which Python chaincode runs; empty = chaindock.python.builder."""
+
+
 class Python(Platform):
     """Projects with requirements.txt or pyproject.toml."""
 
     name = "python"
     title = "Python"
-    images = declare_images(
-        "Python",
-        builder=("python:3.12-slim-bookworm", "chaindock.python.builder"),
-        runtime=("", "chaindock.python.runtime"),
-    )
+    images = Images()
     looks_for = ("requirements.txt", "pyproject.toml", "*.py")
     shims = "fabric[-_]chaincode[-_]python"
     image_output = "/usr/local/src"

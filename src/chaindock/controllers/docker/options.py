@@ -297,7 +297,7 @@ class DockerOptions:
         "missing",
         "chaindock.docker.pull",
         also=Option(
-            "chaincode.pull", "Fetch base images before every build.", syntax=_ALWAYS
+            "chaincode.pull", _ALWAYS, help="Fetch base images before every build."
         ),
     )
     """When base images are pulled: missing, never or always."""
