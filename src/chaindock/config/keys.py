@@ -11,14 +11,12 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from chaindock.errors import ConfigInvalid
 from chaindock.options import Declared, declared_in
 from chaindock.values import WrongValueError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 T = TypeVar("T")
 _SECTIONS = ("peer", "ledger", "chaincode", "vm", "operations", "metrics", "chaindock")

@@ -8,16 +8,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from chaindock.container.output import Echo, OutputFile
+from chaindock.ids import Ccid
 from chaindock.platforms.registry import looks_like_error
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from chaindock.container.output import Echo, OutputFile
-    from chaindock.ids import Ccid
 
 TAIL_LINES = 20
 """Lines of output that an error carries; earlier lines that look like one come first."""
@@ -68,6 +65,8 @@ class Event(NamedTuple):
     data: dict[str, Any]
 
 
+Watch = Callable[[Event], None]
+"""Takes the events of an attempt; quick, never raises."""
 Stream = Literal["build", "stdout", "stderr"]
 
 
@@ -94,7 +93,7 @@ class Attempt:
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._errors: list[tuple[int, str]] = []
         self._lines = 0
-        self._watchers: list[Callable[[Event], None]] = []
+        self._watchers: list[Watch] = []
         self._phase: Phase | None = None
         self._began = time.monotonic()
 
@@ -103,11 +102,11 @@ class Attempt:
         """The open phase; None before the first and after the last."""
         return self._phase
 
-    def watch(self, watcher: Callable[[Event], None]) -> None:
+    def watch(self, watcher: Watch) -> None:
         """Call `watcher` for every later event; it must be quick and never raise."""
         self._watchers.append(watcher)
 
-    def unwatch(self, watcher: Callable[[Event], None]) -> None:
+    def unwatch(self, watcher: Watch) -> None:
         """End what `watch` began. Idempotent."""
         if watcher in self._watchers:
             self._watchers.remove(watcher)

@@ -6,13 +6,18 @@ A controller does not know its caller, and a caller does not know the controller
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
+from chaindock.container.attempt import Attempt
+from chaindock.errors import LaunchFailed
+from chaindock.ids import Ccid
 from chaindock.options import declared_in, option, setting
+from chaindock.packaging.store import StoredPackage
 from chaindock.values import (
     Bytes,
     Count,
@@ -24,14 +29,6 @@ from chaindock.values import (
     Variables,
     Whole,
 )
-
-if TYPE_CHECKING:
-    import socket
-
-    from chaindock.container.attempt import Attempt
-    from chaindock.errors import LaunchFailed
-    from chaindock.ids import Ccid
-    from chaindock.packaging.store import StoredPackage
 
 
 class CallbackListener(Protocol):

@@ -9,13 +9,10 @@ from __future__ import annotations
 import base64
 import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from chaindock.container.contracts import ClientTls, PeerConnection
 from chaindock.errors import ConfigInvalid
-
-if TYPE_CHECKING:
-    from chaindock.container.contracts import ClientTls, PeerConnection
-    from chaindock.ids import Ccid
+from chaindock.ids import Ccid
 
 CA_VARIABLES = (
     "SSL_CERT_FILE",

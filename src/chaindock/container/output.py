@@ -10,21 +10,18 @@ import asyncio
 import shutil
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from chaindock.durable import storing
+from chaindock.ids import Ccid
 from chaindock.options import option
 from chaindock.telemetry import RateLimitedLog, get_logger, is_on
 from chaindock.values import MIB, Bytes, Count
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from io import FileIO
-
-    from chaindock.ids import Ccid
 
 PENDING_BYTES: Final = 4 * 1024 * 1024
 """Of one attempt, not written yet. Lines beyond are dropped, and the file says so."""

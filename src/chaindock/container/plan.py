@@ -6,18 +6,14 @@ import asyncio
 import contextlib
 import re
 from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 from chaindock.container.attempt import Attempt, Phase
+from chaindock.container.contracts import Exit
 from chaindock.errors import BuildFailed, BuildSilent
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
-    from chaindock.container.contracts import Exit
-    from chaindock.platforms.base import BuildPlan, Places, Platform, Step
+from chaindock.platforms.base import BuildPlan, Places, Platform, Step
 
 _PLACEHOLDER = re.compile(r"\{(?:\w+:)?([\w-]+)\}")
 _JUDGED_LINES = 200

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 from chaindock.container.attempt import Attempt, Phase
+from chaindock.container.contracts import Builder, Instance
+from chaindock.ids import Ccid
+from chaindock.packaging.store import StoredPackage
 from chaindock.telemetry import metrics
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from chaindock.container.contracts import Builder, Instance
-    from chaindock.ids import Ccid
-    from chaindock.packaging.store import StoredPackage
 
 _BUILDS = {Phase.PULL, Phase.DEPENDENCIES, Phase.COMPILE, Phase.IMAGE}
 """Without one of these, the build existed already."""

@@ -14,27 +14,24 @@ import ipaddress
 import json
 import secrets
 import ssl
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from chaindock.errors import InvalidInput
 from chaindock.identity.msp import has_low_s
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from cryptography.hazmat.primitives.asymmetric.ec import (
-        EllipticCurvePrivateKey,
-        EllipticCurvePublicKey,
-    )
-
-    Extension = tuple[x509.ExtensionType, bool]
-    """An extension, and whether it is critical."""
+Extension = tuple[x509.ExtensionType, bool]
+"""An extension, and whether it is critical."""
 
 ATTRIBUTES_OID: Final = x509.ObjectIdentifier("1.2.3.4.5.6.7.8.1")
 EVERYWHERE: Final = (

@@ -6,16 +6,13 @@ Source: docs/fabric/ledger.md#identities
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.x509 import Certificate, CertificateRevocationList
 from cryptography.x509.oid import ExtensionOID
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from cryptography.x509 import Certificate, CertificateRevocationList
 
 _E = TypeVar("_E", bound=x509.ExtensionType)
 _KNOWN_CRITICAL = frozenset(

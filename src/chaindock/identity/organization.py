@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Collection, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from chaindock.durable import storing, write_file
@@ -26,12 +28,6 @@ from chaindock.identity.ca import (
 from chaindock.identity.files import appear, broken, read_certificate, read_key
 from chaindock.identity.msp import Msp, Role, SigningIdentity
 from chaindock.identity.tls import TlsFiles
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-    from pathlib import Path
-
-    from cryptography import x509
 
 ADMIN = "Admin"
 _MSPID = re.compile(r"[A-Za-z0-9.-]{1,64}")

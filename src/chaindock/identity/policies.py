@@ -8,8 +8,9 @@ Source: docs/fabric/policies.md
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from fabric_protos.common import policies_pb2
 from fabric_protos.msp import identities_pb2
@@ -25,14 +26,11 @@ from google.protobuf.message import DecodeError
 from chaindock.errors import Denied, InvalidInput
 from chaindock.identity.msp import Identity, Role, certificate_of
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    Evaluator = Callable[[Sequence[Identity]], bool]
-    """Whether identities, each listed once, satisfy a policy together."""
-    _Rule = Callable[[Sequence[Identity], set[int]], bool]
-    """As `Evaluator`; the set holds the positions of identities already taken."""
-    _Principal = Callable[[Identity], bool]
+Evaluator = Callable[[Sequence[Identity]], bool]
+"""Whether identities, each listed once, satisfy a policy together."""
+_Rule = Callable[[Sequence[Identity], set[int]], bool]
+"""As `Evaluator`; the set holds the positions of identities already taken."""
+_Principal = Callable[[Identity], bool]
 
 _Envelope = policies_pb2.SignaturePolicyEnvelope
 _Signature = policies_pb2.SignaturePolicy

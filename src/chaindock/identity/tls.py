@@ -8,10 +8,12 @@ Source: docs/fabric/ledger.md#tls
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from chaindock.durable import write_file
 from chaindock.identity.ca import (
@@ -21,11 +23,6 @@ from chaindock.identity.ca import (
     new_key,
 )
 from chaindock.identity.files import appear, read_certificate, read_key, replace_file
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 _AHEAD: Final = dt.timedelta(days=30)
 """A certificate is replaced this long before it expires: the node may run for as long."""

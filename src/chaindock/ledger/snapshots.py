@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     Row = tuple[bytes, bytes, int, int]
     """key, value, block, position in the block"""
-    Version = tuple[int, int]
 
+Version = tuple[int, int]
 _AT = "FROM {0} WHERE ns=? AND key=? AND block<? ORDER BY block DESC, tx DESC LIMIT 1"
 _GET = resolved("SELECT VALUE, block, tx ") + _AT.format("versions")
 _METADATA = "SELECT metadata, block, tx, value IS NOT NULL " + _AT

@@ -8,11 +8,12 @@ Source: docs/fabric/lifecycle.md#approvals
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from fabric_protos.peer.lifecycle import db_pb2, lifecycle_pb2
 
 from chaindock.errors import InvalidInput
+from chaindock.ledger.simulator import Simulator
 from chaindock.lifecycle.collections import IMPLICIT
 from chaindock.lifecycle.definitions import (
     PARAMETERS,
@@ -29,9 +30,6 @@ from chaindock.lifecycle.records import (
     Records,
     names_in,
 )
-
-if TYPE_CHECKING:
-    from chaindock.ledger.simulator import Simulator
 
 _PACKAGE: Final = "PackageID"
 

@@ -8,25 +8,21 @@ Source: docs/fabric/lifecycle.md#collections
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Final
 
+from fabric_protos.common import policies_pb2
 from fabric_protos.msp.identities_pb2 import SerializedIdentity
 from fabric_protos.msp.msp_principal_pb2 import MSPPrincipal, MSPRole, OrganizationUnit
-from fabric_protos.peer.collection_pb2 import StaticCollectionConfig
+from fabric_protos.peer.collection_pb2 import (
+    CollectionConfig,
+    CollectionConfigPackage,
+    StaticCollectionConfig,
+)
 
 from chaindock.errors import Denied, InvalidInput, NotFound
+from chaindock.identity.msp import Identity
 from chaindock.identity.policies import evaluator, parse_policy, satisfied
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
-
-    from fabric_protos.common import policies_pb2
-    from fabric_protos.peer.collection_pb2 import (
-        CollectionConfig,
-        CollectionConfigPackage,
-    )
-
-    from chaindock.identity.msp import Identity
 
 IMPLICIT: Final = "_implicit_org_"
 _NAME: Final = re.compile(r"[A-Za-z0-9-][A-Za-z0-9_-]*")

@@ -6,8 +6,9 @@ Source: docs/fabric/lifecycle.md
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from fabric_protos.peer.lifecycle import lifecycle_pb2
 from fabric_protos.peer.proposal_response_pb2 import Response
@@ -29,6 +30,7 @@ from chaindock.ids import (
     require_version,
     split_ccid,
 )
+from chaindock.ledger.simulator import Simulator
 from chaindock.lifecycle.approvals import Approvals, source_of
 from chaindock.lifecycle.collections import check_collections
 from chaindock.lifecycle.definitions import (
@@ -39,17 +41,12 @@ from chaindock.lifecycle.definitions import (
     set_defaults,
     write_definition,
 )
+from chaindock.lifecycle.packages import Packages
 from chaindock.values import KIB
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-
-    from chaindock.ledger.simulator import Simulator
-    from chaindock.lifecycle.packages import Packages
-
-    Function = Callable[[Simulator, bytes, str], Any]
-    """Takes a serialised argument message and the peer's MSP id; returns the answer."""
-    PackageFunction = Callable[[bytes, str], Awaitable[Any]]
+Function = Callable[[Simulator, bytes, str], Any]
+"""Takes a serialised argument message and the peer's MSP id; returns the answer."""
+PackageFunction = Callable[[bytes, str], Awaitable[Any]]
 
 _LEGACY: Final = "lscc"
 _LARGEST: Final = 256 * KIB

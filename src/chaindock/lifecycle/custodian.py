@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from chaindock.aio import Tasks
+from chaindock.chaincode.launcher import RuntimeLauncher
 from chaindock.container.attempt import Attempt
 from chaindock.errors import LaunchTimeout
 from chaindock.ids import Ccid, split_peer
 from chaindock.lifecycle import states
 from chaindock.lifecycle.states import GAVE_UP, CustodianOptions, Target
 from chaindock.lifecycle.supervisor import Supervisor
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
-
-    from chaindock.chaincode.launcher import RuntimeLauncher
 
 _SLOT_S: Final = 0.08
 """Seconds that a launch keeps its slot. Launches side by side take more processor time

@@ -7,8 +7,9 @@ Source: docs/fabric/lifecycle.md
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from fabric_protos.peer import policy_pb2
 from fabric_protos.peer.collection_pb2 import CollectionConfigPackage
@@ -16,19 +17,15 @@ from fabric_protos.peer.lifecycle import chaincode_definition_pb2, db_pb2, lifec
 
 from chaindock.errors import NotFound
 from chaindock.ids import CHANNEL_ENDORSEMENT, Ccid
+from chaindock.ledger.simulator import Simulator
 from chaindock.lifecycle.records import (
     DEFINITIONS,
     NAMESPACE,
+    Reads,
     Records,
     names_in,
     parsed,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from chaindock.ledger.simulator import Simulator
-    from chaindock.lifecycle.records import Reads
 
 Definition: TypeAlias = lifecycle_pb2.CommitChaincodeDefinitionArgs
 """All parts of a definition."""

@@ -8,35 +8,32 @@ commits a definition, what follows from it is done when its block is there.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import astuple, dataclass, replace
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import Self
 
 from chaindock.aio import KeyedLocks, Tasks, finish
+from chaindock.container.attempt import Attempt, Watch
 from chaindock.errors import ChaindockError, InvalidInput, LedgerClosed, NodeStopping
 from chaindock.ids import Ccid, require_chaincode_name, require_version
+from chaindock.ledger.committer import CommittedBlock
+from chaindock.ledger.transaction import ParsedTransaction
 from chaindock.lifecycle.collections import check_collections
+from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.definitions import (
     Approval,
     Definition,
+    DefinitionCommitter,
     not_installed,
     set_defaults,
 )
+from chaindock.lifecycle.deployments import Deployment, Deployments
+from chaindock.lifecycle.packages import Packages
 from chaindock.lifecycle.states import AUTO, BY_HAND, Placement, Target
 from chaindock.lifecycle.terms import Terms
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
-    from pathlib import Path
-
-    from chaindock.container.attempt import Attempt, Event
-    from chaindock.ledger.committer import CommittedBlock
-    from chaindock.ledger.transaction import ParsedTransaction
-    from chaindock.lifecycle.custodian import Custodian
-    from chaindock.lifecycle.definitions import DefinitionCommitter
-    from chaindock.lifecycle.deployments import Deployment, Deployments
-    from chaindock.lifecycle.packages import Packages
 
 _log = get_logger("deployer")
 
@@ -107,7 +104,7 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         terms: Terms = _AS_IT_IS,
         backend: str = AUTO,
         *,
-        watch: Callable[[Event], None] | None = None,
+        watch: Watch | None = None,
     ) -> Deployed:
         """Make `name` run `package`.
 
@@ -156,9 +153,7 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
                     self._custodian.resume(ccid)
             return self._deployed(name, attempt, changed=following is not None)
 
-    async def start(
-        self, name: str, *, watch: Callable[[Event], None] | None = None
-    ) -> Deployed:
+    async def start(self, name: str, *, watch: Watch | None = None) -> Deployed:
         """Bring up a chaincode that was stopped or has failed.
 
         Raises: NotFound, LaunchFailed and more; its target stays `running`, and the next
@@ -375,7 +370,7 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         await asyncio.to_thread(targets.set, one.channel, one.approval, target)
         return one.ccid
 
-    def _attempt(self, ccid: Ccid, watch: Callable[[Event], None] | None) -> Attempt:
+    def _attempt(self, ccid: Ccid, watch: Watch | None) -> Attempt:
         attempt = self._attempts(ccid)
         if watch is not None:
             attempt.watch(watch)

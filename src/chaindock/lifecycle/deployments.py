@@ -10,14 +10,19 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.errors import NotFound, StartFailed
 from chaindock.ids import Ccid, ChannelId, TxId, at_peer, split_peer
+from chaindock.ledger.committer import CommittedBlock
+from chaindock.ledger.ledger import Ledger
+from chaindock.ledger.simulator import Simulator
+from chaindock.ledger.transaction import ParsedTransaction, Space
 from chaindock.lifecycle.approvals import Approvals, keys_of
 from chaindock.lifecycle.definitions import (
     Approval,
@@ -28,18 +33,10 @@ from chaindock.lifecycle.definitions import (
 )
 from chaindock.lifecycle.records import DEFINITIONS, NAMESPACE
 from chaindock.lifecycle.states import BY_HAND, Target
+from chaindock.lifecycle.targets import TargetState
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    from chaindock.ledger.committer import CommittedBlock
-    from chaindock.ledger.ledger import Ledger
-    from chaindock.ledger.simulator import Simulator
-    from chaindock.ledger.transaction import ParsedTransaction, Space
-    from chaindock.lifecycle.targets import TargetState
-
-    Name = tuple[ChannelId, str]
-    """A chaincode by its channel and its name there."""
+Name = tuple[ChannelId, str]
+"""A chaincode by its channel and its name there."""
 
 _AT_ONCE: Final = 25
 """Names that are looked up before other work of the event loop has its turn."""

@@ -8,13 +8,15 @@ Source: docs/fabric/lifecycle.md#packages
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     ExitStack,
     asynccontextmanager,
     suppress,
 )
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from chaindock.aio import Tasks, finish
 from chaindock.errors import (
@@ -25,19 +27,14 @@ from chaindock.errors import (
     StorageError,
     TooManyRequests,
 )
+from chaindock.ids import Ccid
+from chaindock.lifecycle.custodian import Custodian
+from chaindock.lifecycle.definitions import Definition
+from chaindock.lifecycle.deployments import Fleet, Name
 from chaindock.lifecycle.states import Target
 from chaindock.packaging.format import collection_of
+from chaindock.packaging.store import PackageStore, StoredPackage
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-    from pathlib import Path
-
-    from chaindock.ids import Ccid
-    from chaindock.lifecycle.custodian import Custodian
-    from chaindock.lifecycle.definitions import Definition
-    from chaindock.lifecycle.deployments import Fleet, Name
-    from chaindock.packaging.store import PackageStore, StoredPackage
 
 _log = get_logger("deployer")
 _AT_ONCE: Final = 4

@@ -7,9 +7,10 @@ Source: docs/fabric/lifecycle.md#definitions
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
+from typing import Final, Protocol, TypeVar, cast
 
 from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KV
 from fabric_protos.peer.lifecycle import db_pb2
@@ -17,12 +18,8 @@ from google.protobuf.message import DecodeError, Message
 
 from chaindock.errors import LedgerCorrupt
 from chaindock.ids import LIFECYCLE
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from chaindock.ledger.queries import Results
-    from chaindock.ledger.simulator import Simulator
+from chaindock.ledger.queries import Results
+from chaindock.ledger.simulator import Simulator
 
 
 class Reads(Protocol):

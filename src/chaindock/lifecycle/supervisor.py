@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import TYPE_CHECKING
 
 from chaindock.aio import Latch, Tasks, first
 from chaindock.chaincode.failures import death, log_facts
+from chaindock.chaincode.launcher import RuntimeLauncher
+from chaindock.chaincode.running import Running
+from chaindock.container.attempt import Attempt
+from chaindock.container.contracts import Exit
 from chaindock.errors import ChaindockError, LaunchFailed, StartFailed
+from chaindock.ids import Ccid
 from chaindock.lifecycle import states
-from chaindock.lifecycle.states import GAVE_UP, LaunchState, RestartPolicy, Target
+from chaindock.lifecycle.states import (
+    GAVE_UP,
+    CustodianOptions,
+    LaunchState,
+    RestartPolicy,
+    Target,
+)
 from chaindock.telemetry import bound, get_logger, metrics
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from chaindock.chaincode.launcher import RuntimeLauncher
-    from chaindock.chaincode.running import Running
-    from chaindock.container.attempt import Attempt
-    from chaindock.container.contracts import Exit
-    from chaindock.ids import Ccid
-    from chaindock.lifecycle.states import CustodianOptions
 
 _log = get_logger("custodian")
 

@@ -10,19 +10,16 @@ import asyncio
 import sqlite3
 import threading
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from chaindock.errors import StorageError
 from chaindock.ids import Ccid
+from chaindock.lifecycle.definitions import Approval
 from chaindock.lifecycle.states import AUTO, Placement, Target
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-    from pathlib import Path
-
-    from chaindock.lifecycle.definitions import Approval
 
 _VERSION: Final = 2
 _SCHEMA: Final = f"""

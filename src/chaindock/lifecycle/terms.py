@@ -6,10 +6,12 @@ Source: docs/fabric/lifecycle.md#collections
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from fabric_protos.common import policies_pb2
 from fabric_protos.msp.msp_principal_pb2 import MSPRole
 from fabric_protos.peer import policy_pb2
 from fabric_protos.peer.collection_pb2 import (
@@ -21,11 +23,6 @@ from google.protobuf.message import DecodeError
 from chaindock.errors import InvalidInput
 from chaindock.identity.policies import parse_policy, policy_text
 from chaindock.ids import require_version
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
-
-    from fabric_protos.common import policies_pb2
 
 _SOURCE: Final = "the collections configuration"
 _Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]

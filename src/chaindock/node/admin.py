@@ -10,20 +10,23 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final, Self
+from typing import Annotated, Any, BinaryIO, Final, Self
 
 import msgspec
 from aiohttp import web
 
 from chaindock import telemetry
 from chaindock.durable import storing
+from chaindock.endorser.caller import Answer
 from chaindock.errors import InvalidInput
 from chaindock.ids import Ccid, require_chaincode_name
 from chaindock.lifecycle.terms import Said
 from chaindock.node.channel_routes import ChannelRoutes, asked_channel, number_of
+from chaindock.node.facade import Node
 from chaindock.operations import wire
 from chaindock.operations.address import opened_socket
 from chaindock.operations.facade import Call
@@ -39,12 +42,6 @@ from chaindock.operations.serving import (
 )
 from chaindock.operations.stream import Tail, stream_lines, stream_work
 from chaindock.values import MIB
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
-
-    from chaindock.endorser.caller import Answer
-    from chaindock.node.facade import Node
 
 
 class AdminServer:

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from chaindock.config.sections import Config
+from chaindock.container.contracts import Builder, NodeLabels
 from chaindock.controllers.docker.controller import DockerController
 from chaindock.controllers.process.controller import ProcessController
 from chaindock.errors import ChaindockError, ConfigInvalid, EngineError, InvalidInput
+from chaindock.ids import Ccid
 from chaindock.lifecycle.states import AUTO
+from chaindock.lifecycle.targets import TargetState
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from contextlib import AsyncExitStack
-
-    from chaindock.config.sections import Config
-    from chaindock.container.contracts import Builder, NodeLabels
-    from chaindock.ids import Ccid
-    from chaindock.lifecycle.targets import TargetState
 
 _log = get_logger("node")
 DOCKER: Final = DockerController.name

@@ -6,7 +6,7 @@ Source: docs/admin-api.md
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 from aiohttp import web
@@ -14,18 +14,14 @@ from aiohttp import web
 from chaindock.errors import InvalidInput
 from chaindock.ids import require_chaincode_name
 from chaindock.ledger.snapshots import END_OF_HISTORY
+from chaindock.node.channels import NodeChannel
+from chaindock.node.explorer import Explorer
+from chaindock.node.facade import Node
 from chaindock.operations import wire
 from chaindock.operations.serving import Inflight, read_json, reply, reply_in_pieces
 from chaindock.operations.stream import stream_lines
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
-
-    from chaindock.node.channels import NodeChannel
-    from chaindock.node.explorer import Explorer
-    from chaindock.node.facade import Node
-
-    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _MOST_DIGITS = 18
 _ROWS = 100
 

@@ -5,21 +5,17 @@ Source: docs/fabric/ledger.md#mvcc, docs/fabric/policies.md#what-is-checked
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 from fabric_protos.peer import transaction_pb2 as codes
 
+from chaindock.endorser.members import Members
 from chaindock.endorser.unmet import unmet
-from chaindock.ledger.snapshots import ABOVE_ALL, after
+from chaindock.ledger.ledger import TxLocation
+from chaindock.ledger.reader import Change, View
+from chaindock.ledger.snapshots import ABOVE_ALL, Version, after
 from chaindock.ledger.transaction import Space, parse_transaction
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from chaindock.endorser.members import Members
-    from chaindock.ledger.ledger import TxLocation
-    from chaindock.ledger.reader import Change, View
-    from chaindock.ledger.snapshots import Version
 
 _CONFLICTS: Final = {codes.MVCC_READ_CONFLICT, codes.PHANTOM_READ_CONFLICT}
 

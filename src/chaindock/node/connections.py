@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
 
+from chaindock.gateway.listener import ClientListener
 from chaindock.identity.files import replace_file
 from chaindock.identity.organization import ADMIN, Organization, Organizations
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from chaindock.gateway.listener import ClientListener
-    from chaindock.node.channels import Channels, NodeChannel
+from chaindock.node.channels import Channels, NodeChannel
 
 USERS: Final = (ADMIN, "User1")
 """Identities that each organisation has from the start."""

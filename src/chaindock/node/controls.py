@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
+from chaindock.endorser.caller import Answer, Caller
 from chaindock.endorser.cutting import AUTO, show_mode
 from chaindock.endorser.edits import StateWriter, arguments
 from chaindock.errors import InvalidInput, NotFound
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from chaindock.endorser.caller import Answer, Caller
-    from chaindock.identity.msp import SigningIdentity
+from chaindock.identity.msp import SigningIdentity
 
 _FIRST_S: Final = 0.0
 _LAST_S: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()

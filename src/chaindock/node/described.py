@@ -6,8 +6,9 @@ No bytes make these functions fail: a part that cannot be read is missing, and
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -22,17 +23,16 @@ from fabric_protos.peer import (
     transaction_pb2,
 )
 from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from chaindock.identity.msp import CREATOR_MAX
-from chaindock.ledger.transaction import code_name, parse_transaction
+from chaindock.ledger.transaction import (
+    ParsedTransaction,
+    Space,
+    code_name,
+    parse_transaction,
+)
 from chaindock.operations.wire import encode
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from google.protobuf.timestamp_pb2 import Timestamp
-
-    from chaindock.ledger.transaction import ParsedTransaction, Space
 
 _BRIEF = ("reads", "ranges", "writes", "metadata_writes", "private", "args")
 _SLOTS = common_pb2.BlockMetadataIndex

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from chaindock.aio import finish
+from chaindock.container.contracts import RunSettings
+from chaindock.ids import Ccid, ChannelId
+from chaindock.lifecycle.custodian import Custodian
+from chaindock.lifecycle.deployments import Fleet
 from chaindock.lifecycle.states import BY_HAND
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from chaindock.container.contracts import RunSettings
-    from chaindock.ids import Ccid, ChannelId
-    from chaindock.lifecycle.custodian import Custodian
-    from chaindock.lifecycle.deployments import Fleet
 
 _VARIABLES: Final = {
     "TZ": "Pacific/Kiritimati",

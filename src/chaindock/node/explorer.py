@@ -7,17 +7,21 @@ committed state is shown.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec
+from typing import Any, Concatenate, Final, ParamSpec
 
 from fabric_protos.common import common_pb2
 from fabric_protos.peer import transaction_pb2 as codes
 
+from chaindock.endorser.members import Members
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerError, NotFound
 from chaindock.ids import ChannelId, require_chaincode_name
+from chaindock.ledger.ledger import Ledger, TxLocation
 from chaindock.ledger.queries import encode_key
-from chaindock.ledger.snapshots import ABOVE_ALL, END_OF_HISTORY, after
+from chaindock.ledger.reader import Change, Entry, LedgerReader, View
+from chaindock.ledger.snapshots import ABOVE_ALL, END_OF_HISTORY, Version, after
 from chaindock.ledger.transaction import parse_transaction
 from chaindock.lifecycle.collections import IMPLICIT
 from chaindock.lifecycle.definitions import read_definition
@@ -27,14 +31,6 @@ from chaindock.node.described import describe, describe_block, events_of, iso
 from chaindock.operations.serving import encoded
 from chaindock.operations.wire import encode
 from chaindock.values import MIB
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-
-    from chaindock.endorser.members import Members
-    from chaindock.ledger.ledger import Ledger, TxLocation
-    from chaindock.ledger.reader import Change, Entry, LedgerReader, View
-    from chaindock.ledger.snapshots import Version
 
 MOST: Final = 1000
 """Entries in a page; more are refused."""

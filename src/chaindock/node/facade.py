@@ -11,43 +11,39 @@ import asyncio
 import dataclasses
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import chaindock
 from chaindock.aio import finish
-from chaindock.container.attempt import Event
+from chaindock.chaincode.server import ChaincodeListener
+from chaindock.config.sections import Config
+from chaindock.container.attempt import Event, Watch
+from chaindock.container.contracts import NodeLabels
+from chaindock.container.output import OutputStore
+from chaindock.endorser.caller import Answer
 from chaindock.endorser.determinism import Difference, compare
 from chaindock.errors import InvalidInput, LaunchFailed, Unsupported
+from chaindock.gateway.listener import ClientListener
+from chaindock.identity.msp import SigningIdentity
 from chaindock.ids import Ccid, at_peer, name_from_label, require_ccid, split_peer
+from chaindock.lifecycle.custodian import Custodian
+from chaindock.lifecycle.deployments import Fleet
+from chaindock.lifecycle.packages import Packages
 from chaindock.lifecycle.states import Target
 from chaindock.lifecycle.terms import Terms, unsatisfiable
+from chaindock.node.backends import Backends
+from chaindock.node.channels import Channels, NodeChannel
 from chaindock.node.connections import USERS, Connections
+from chaindock.node.elsewhere import Elsewhere
 from chaindock.node.rows import gave_up, iso_time, result, row
 from chaindock.operations.address import find_socket
 from chaindock.operations.facade import Call, Deployment, NodeStatus, Running
+from chaindock.operations.health import Health
+from chaindock.operations.http import OperationsServer
 from chaindock.packaging.format import read_package
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from chaindock.chaincode.server import ChaincodeListener
-    from chaindock.config.sections import Config
-    from chaindock.container.contracts import NodeLabels
-    from chaindock.container.output import OutputStore
-    from chaindock.endorser.caller import Answer
-    from chaindock.gateway.listener import ClientListener
-    from chaindock.identity.msp import SigningIdentity
-    from chaindock.lifecycle.custodian import Custodian
-    from chaindock.lifecycle.deployments import Fleet
-    from chaindock.lifecycle.packages import Packages
-    from chaindock.node.backends import Backends
-    from chaindock.node.channels import Channels, NodeChannel
-    from chaindock.node.elsewhere import Elsewhere
-    from chaindock.operations.facade import Watch
-    from chaindock.operations.health import Health
-    from chaindock.operations.http import OperationsServer
 
 _REMEMBERED = 100
 """Signers, and names that did not come up, beyond which the oldest are forgotten."""

@@ -10,8 +10,10 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 import psutil
 
@@ -19,11 +21,6 @@ from chaindock.config.environment import require_own
 from chaindock.durable import storing, sync_folder, write_file
 from chaindock.errors import NodeAlreadyRunning, NodeError, StorageError
 from chaindock.ids import ChannelId, require_channel
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 
 LOGS: Final = ("-wal", "-shm")
 """Endings of the files that SQLite keeps beside a database."""

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from chaindock.config.chaincodes import ChaincodeSections
 from chaindock.ids import Ccid, at_peer, split_peer
+from chaindock.lifecycle.custodian import Custodian
+from chaindock.lifecycle.definitions import Definition
+from chaindock.lifecycle.deploy import Deployed
+from chaindock.lifecycle.deployments import Deployment as Named
+from chaindock.lifecycle.deployments import Fleet
 from chaindock.lifecycle.states import LaunchState, Target
+from chaindock.lifecycle.supervisor import Supervisor
 from chaindock.lifecycle.terms import shown_policy
 from chaindock.operations.facade import Deployment, Running
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from chaindock.config.chaincodes import ChaincodeSections
-    from chaindock.lifecycle.custodian import Custodian
-    from chaindock.lifecycle.definitions import Definition
-    from chaindock.lifecycle.deploy import Deployed
-    from chaindock.lifecycle.deployments import Deployment as Named
-    from chaindock.lifecycle.deployments import Fleet
-    from chaindock.lifecycle.supervisor import Supervisor
 
 
 def result(deployed: Deployed, custodian: Custodian, began: float) -> Deployment:

@@ -11,14 +11,17 @@ import ctypes
 import gc
 import resource
 import shutil
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from chaindock.chaincode.launcher import RuntimeLauncher
 from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.chaincode.server import ChaincodeListener
 from chaindock.chaincode.support import ChaincodeSupport
+from chaindock.config.sections import Config
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import ClientTls, NodeLabels, PeerConnection
 from chaindock.container.output import Echo, OutputStore
@@ -43,19 +46,13 @@ from chaindock.node.connections import Connections
 from chaindock.node.elsewhere import Elsewhere
 from chaindock.node.facade import Node
 from chaindock.node.home import Home
+from chaindock.operations.facade import NodeStatus
 from chaindock.operations.health import Health, Parts
 from chaindock.operations.http import OperationsServer
 from chaindock.packaging.store import PackageStore
 from chaindock.processes.folders import write_tls
 from chaindock.telemetry import get_logger
 from chaindock.values import KIB, MIB
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
-    from pathlib import Path
-
-    from chaindock.config.sections import Config
-    from chaindock.operations.facade import NodeStatus
 
 _log = get_logger("node")
 WANTED: Final = 12_288

@@ -9,12 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from chaindock.container.attempt import Event
-
-    Watch = Callable[[Event], None]
-    """Takes the events of an attempt; quick, never raises."""
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True)

@@ -8,28 +8,25 @@ Source: docs/fabric/operations.md
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+from prometheus_client import Counter
 
 import chaindock
+from chaindock.endorser.channel import Channel
 from chaindock.errors import ChaindockError, LaunchFailed, LedgerCorrupt
 from chaindock.ids import Ccid, TxId, at_peer, split_peer
+from chaindock.lifecycle.custodian import Custodian
+from chaindock.lifecycle.deployments import Deployment, Fleet
 from chaindock.lifecycle.states import LaunchState
+from chaindock.operations.facade import Running
 from chaindock.telemetry import get_logger, logs, metrics
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
-
-    from prometheus_client import Counter
-
-    from chaindock.endorser.channel import Channel
-    from chaindock.lifecycle.custodian import Custodian
-    from chaindock.lifecycle.deployments import Deployment, Fleet
-    from chaindock.operations.facade import Running
-
-    Check = Callable[[], Awaitable[None]]
-    """Returns if the part works. Raises: ChaindockError."""
+Check = Callable[[], Awaitable[None]]
+"""Returns if the part works. Raises: ChaindockError."""
 
 _log = get_logger("operations")
 CHECK_S: Final = 10.0

@@ -12,9 +12,12 @@ import asyncio
 import contextlib
 import itertools
 import json
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -34,12 +37,7 @@ from chaindock.operations import wire
 from chaindock.options import option
 from chaindock.values import MIB, Bytes
 
-if TYPE_CHECKING:
-    import socket
-    import ssl
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-
-    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 T = TypeVar("T")
 BODY_S: Final = 30.0

@@ -11,28 +11,19 @@ import asyncio
 import contextlib
 import json
 from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from aiohttp import web
 
 from chaindock.aio import Tasks
+from chaindock.container.attempt import Event, Watch
 from chaindock.errors import ChaindockError
 from chaindock.operations import wire
+from chaindock.operations.facade import Deployment
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncGenerator,
-        AsyncIterator,
-        Awaitable,
-        Callable,
-        Sequence,
-    )
-    from pathlib import Path
-
-    from chaindock.container.attempt import Event
-    from chaindock.operations.facade import Deployment, Watch
 
 MAX_WAITING = 10_000
 """Events that wait for a client; output after that is dropped."""

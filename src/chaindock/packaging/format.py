@@ -13,10 +13,11 @@ import json
 import os
 import re
 import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import msgspec
 
@@ -25,10 +26,7 @@ from chaindock.ids import Ccid, require_label
 from chaindock.packaging.archive import Entry, GzipReader, Source, TarReader
 from chaindock.packaging.rules import CHUNK, Limits, broken
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    Visit = Callable[[Entry, TarReader], None]
+Visit = Callable[[Entry, TarReader], None]
 
 
 PACKAGE = "package"

@@ -13,22 +13,19 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from chaindock.aio import finish
 from chaindock.durable import storing, sync_folder
 from chaindock.errors import AlreadyExists, NotFound, PackageInvalid
 from chaindock.ids import Ccid, require_ccid, split_ccid
+from chaindock.packaging.archive import Entry, TarReader
 from chaindock.packaging.format import Hashing, PackageInfo, opened, read_package
 from chaindock.packaging.rules import CHUNK, Limits
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
-
-    from chaindock.packaging.archive import Entry, TarReader
 
 _FILE = re.compile(
     r"(?P<label>[A-Za-z0-9][A-Za-z0-9_.+-]*)\.(?P<hash>[0-9a-f]{64})\.tar\.gz"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from typing_extensions import override
 
@@ -24,9 +24,6 @@ from chaindock.platforms.base import (
     Tool,
 )
 from chaindock.platforms.tree import META_INF, SourceFile, Tree, collect, content_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _LAUNCH = LaunchCommand(
     argv=("{output}/chaincode", "-peer.address={peer}"),

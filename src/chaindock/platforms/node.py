@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from chaindock.errors import SourceInvalid
 from chaindock.options import option
@@ -25,10 +26,6 @@ from chaindock.platforms.base import (
     Tool,
 )
 from chaindock.platforms.tree import SourceFile, Tree, collect
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 _LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
 _QUIET = ("--no-audit", "--no-fund")

@@ -18,7 +18,8 @@ import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from chaindock.errors import SourceInvalid
 from chaindock.options import option
@@ -33,9 +34,6 @@ from chaindock.platforms.base import (
     Tool,
 )
 from chaindock.platforms.tree import MAX_TEXT, Tree, collect
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _MANIFEST = "pyproject.toml"
 _USUAL = ("main.py", "chaincode.py", "app.py", "server.py")

@@ -6,18 +6,14 @@ A new language is one module and one more element of PLATFORMS.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
 
 from chaindock.errors import SourceInvalid, Unsupported
+from chaindock.platforms.base import Platform, Tool
 from chaindock.platforms.golang import Golang
 from chaindock.platforms.node import Node
 from chaindock.platforms.python import Python
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from chaindock.platforms.base import Platform, Tool
 
 PLATFORMS: tuple[Platform, ...] = (Golang(), Node(), Python())
 TOOLS: Mapping[str, Tool] = {

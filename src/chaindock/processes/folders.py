@@ -11,17 +11,14 @@ import os
 import sys
 import tempfile
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import quote
 
+from chaindock.container.contracts import ClientTls
 from chaindock.container.environment import CA_VARIABLES, merged_ca, tls_files
 from chaindock.errors import StartFailed
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from chaindock.container.contracts import ClientTls
 
 PATH_BYTES: Final = 100
 """Longest path of a socket: Linux takes 107, macOS 103."""

@@ -23,22 +23,18 @@ import time
 import uuid
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import psutil
 
+from chaindock.aio import Tasks
+from chaindock.container.attempt import Attempt
 from chaindock.errors import StartFailed, is_retryable
+from chaindock.ids import Ccid
 from chaindock.processes.child import Child, Output, Program, open_gate
 from chaindock.processes.folders import remove_tree
 from chaindock.processes.table import NODE_MARKER, RUN_MARKER, end, find, share_less
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from chaindock.aio import Tasks
-    from chaindock.container.attempt import Attempt
-    from chaindock.ids import Ccid
 
 _log = get_logger("process")
 BUILD_NICE = 10

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Any
 
 import aiohttp
 
+from chaindock.controllers.docker.endpoints import Candidate
 from chaindock.errors import (
     EngineError,
     EngineTimeout,
@@ -19,11 +21,6 @@ from chaindock.errors import (
     ImageNotFound,
     NotFound,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-
-    from chaindock.controllers.docker.endpoints import Candidate
 
 LOWEST_API, HIGHEST_API = (1, 40), (1, 51)
 FULL = "no space left"

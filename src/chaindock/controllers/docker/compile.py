@@ -8,12 +8,16 @@ import io
 import posixpath
 import tarfile
 import tempfile
-from typing import TYPE_CHECKING, Any, BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
+from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import BuildEnvironment, Exit
 from chaindock.container.environment import CA_VARIABLES, merged_ca
 from chaindock.container.plan import StepOutput, build_deadline, run_plan
 from chaindock.controllers.docker import names
+from chaindock.controllers.docker.images import BaseImage
+from chaindock.controllers.docker.instance import EngineSession
 from chaindock.controllers.docker.options import Ulimit
 from chaindock.controllers.docker.sandbox import (
     assignments,
@@ -25,13 +29,6 @@ from chaindock.controllers.docker.sandbox import (
 from chaindock.controllers.docker.streams import OutputLines, chunks_of, pack_input
 from chaindock.errors import BuildFailed, EngineError, NotFound
 from chaindock.platforms.base import BuildPlan, Places, Platform, Step
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from chaindock.container.attempt import Attempt
-    from chaindock.controllers.docker.images import BaseImage
-    from chaindock.controllers.docker.instance import EngineSession
 
 INPUT, OUTPUT = "/chaincode/input", "/chaincode/output"
 CACHE, HOME = "/chaincode/cache", "/chaincode/home"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import chaindock
 from chaindock.aio import KeyedLocks, Tasks, finish
@@ -17,23 +18,23 @@ from chaindock.controllers.docker import images, names
 from chaindock.controllers.docker.compile import Compiler
 from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.firewall import HostFirewall
+from chaindock.controllers.docker.images import Bases
 from chaindock.controllers.docker.instance import DockerInstance, EngineSession
 from chaindock.controllers.docker.network import BUILDS, Networks
+from chaindock.controllers.docker.options import DockerOptions
 from chaindock.controllers.docker.sandbox import IsolationAudit
 from chaindock.errors import ChaindockError, EngineUnavailable
+from chaindock.ids import Ccid
+from chaindock.packaging.store import StoredPackage
 from chaindock.platforms import registry
-from chaindock.platforms.base import modules_hash, planner_fingerprint
+from chaindock.platforms.base import (
+    LaunchCommand,
+    Platform,
+    modules_hash,
+    planner_fingerprint,
+)
 from chaindock.processes.folders import remove_leftovers
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from chaindock.controllers.docker.images import Bases
-    from chaindock.controllers.docker.options import DockerOptions
-    from chaindock.ids import Ccid
-    from chaindock.packaging.store import StoredPackage
-    from chaindock.platforms.base import LaunchCommand, Platform
 
 _log = get_logger("docker")
 REMOVALS = 4

@@ -13,22 +13,19 @@ import hashlib
 import json
 import shutil
 import ssl
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 
 from chaindock.aio import run_program
 from chaindock.controllers.docker.names import DEFAULT_REGISTRY, full_image
+from chaindock.controllers.docker.options import EndpointOptions
 from chaindock.errors import EngineUnavailable
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from chaindock.controllers.docker.options import EndpointOptions
 
 _log = get_logger("docker.credentials")
 HELPER_S = 20.0

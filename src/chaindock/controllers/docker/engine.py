@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Any, Self
 
 from chaindock.aio import finish
 from chaindock.controllers.docker.client import EngineClient
 from chaindock.controllers.docker.endpoints import Candidate, find_engine
+from chaindock.controllers.docker.options import EndpointOptions
 from chaindock.errors import ContainerExists, EngineError, ImageNotFound, NotFound
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-
-    from chaindock.controllers.docker.options import EndpointOptions
 
 _log = get_logger("docker")
 

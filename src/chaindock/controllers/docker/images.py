@@ -7,13 +7,17 @@ import contextlib
 import json
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from chaindock.container.attempt import Attempt, Phase
+from chaindock.container.contracts import NodeLabels
 from chaindock.controllers.docker import names
 from chaindock.controllers.docker.client import FULL
 from chaindock.controllers.docker.endpoints import login_files, registry_auth
+from chaindock.controllers.docker.engine import Engine
+from chaindock.controllers.docker.options import DockerOptions
 from chaindock.controllers.docker.streams import image_context
 from chaindock.errors import (
     ChaindockError,
@@ -26,16 +30,9 @@ from chaindock.errors import (
     RegistryDenied,
     RegistryUnavailable,
 )
+from chaindock.ids import Ccid
 from chaindock.platforms.base import Connection, LanguageImages, LaunchCommand
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from chaindock.container.contracts import NodeLabels
-    from chaindock.controllers.docker.engine import Engine
-    from chaindock.controllers.docker.options import DockerOptions
-    from chaindock.ids import Ccid
 
 _log = get_logger("docker.pulls")
 BUILD_SILENCE_S = 300.0

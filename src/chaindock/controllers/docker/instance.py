@@ -8,15 +8,22 @@ import io
 import math
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chaindock.aio import Backoff, Latch, Tasks, finish
 from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.contracts import Cause, Dial, Exit, NodeLabels, PeerConnection
 from chaindock.controllers.docker import names
+from chaindock.controllers.docker.engine import Engine
+from chaindock.controllers.docker.images import BuiltImage
+from chaindock.controllers.docker.network import Networks
+from chaindock.controllers.docker.options import DockerOptions
 from chaindock.controllers.docker.sandbox import (
     TLS_FOLDER,
+    Attachment,
+    IsolationAudit,
     killed_for_memory,
     run_body,
     run_facts,
@@ -32,21 +39,12 @@ from chaindock.errors import (
     EngineError,
     EngineUnavailable,
     ImageNotFound,
+    LaunchFailed,
     NotFound,
     StartFailed,
 )
 from chaindock.platforms.base import Connection
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from chaindock.controllers.docker.engine import Engine
-    from chaindock.controllers.docker.images import BuiltImage
-    from chaindock.controllers.docker.network import Networks
-    from chaindock.controllers.docker.options import DockerOptions
-    from chaindock.controllers.docker.sandbox import Attachment, IsolationAudit
-    from chaindock.errors import LaunchFailed
 
 _log = get_logger("docker")
 _FOUND_DEAD_S = 2.0

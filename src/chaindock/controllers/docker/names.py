@@ -9,13 +9,11 @@ import hashlib
 import json
 import platform
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from chaindock.container.contracts import NodeLabels
-    from chaindock.ids import Ccid
+from chaindock.container.contracts import NodeLabels
+from chaindock.ids import Ccid
 
 NODE = "org.chaindock.node"
 CCID = "org.chaindock.ccid"

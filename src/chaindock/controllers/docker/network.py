@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chaindock.aio import finish
+from chaindock.container.contracts import CallbackListener, NodeLabels
 from chaindock.controllers.docker import names
+from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.firewall import FirewallRule, HostFirewall
+from chaindock.controllers.docker.options import SandboxOptions
 from chaindock.controllers.docker.reach import (
     HOST,
     addresses,
@@ -22,19 +26,12 @@ from chaindock.controllers.docker.sandbox import Attachment, idle_body, is_rootl
 from chaindock.errors import (
     EngineError,
     ImageNotFound,
+    LaunchFailed,
     NetworkMissing,
     NotFound,
     StartFailed,
 )
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
-
-    from chaindock.container.contracts import CallbackListener, NodeLabels
-    from chaindock.controllers.docker.engine import Engine
-    from chaindock.controllers.docker.options import SandboxOptions
-    from chaindock.errors import LaunchFailed
 
 _log = get_logger("docker.network")
 _LOOPBACK, _DEFAULT, BUILDS = "127.0.0.1", "default", "-build"

@@ -10,8 +10,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+from chaindock.container.contracts import RunSettings
 from chaindock.controllers.docker.names import DEFAULT_REGISTRY
 from chaindock.options import Option, option
 from chaindock.platforms.base import LanguageImages, Pull
@@ -35,9 +36,6 @@ from chaindock.values import (
     matching,
     read_words,
 )
-
-if TYPE_CHECKING:
-    from chaindock.container.contracts import RunSettings
 
 _LIMITS = frozenset(
     {

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
+from chaindock.controllers.docker.engine import Engine
 from chaindock.errors import LaunchFailed, NameUnresolved, NodeUnreachable
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from chaindock.controllers.docker.engine import Engine
 
 HOST = "host.docker.internal"
 _BRIDGES_FILTERED = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")

@@ -8,22 +8,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from chaindock.container.attempt import Attempt
+from chaindock.container.contracts import NodeLabels, PeerConnection, RunSettings
 from chaindock.container.environment import peer_variables, server_variables
 from chaindock.controllers.docker import names
+from chaindock.controllers.docker.engine import Engine
+from chaindock.controllers.docker.images import BuiltImage
 from chaindock.controllers.docker.options import DockerOptions, SandboxOptions, Ulimit
 from chaindock.platforms.base import Connection, Places
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from chaindock.container.attempt import Attempt
-    from chaindock.container.contracts import NodeLabels, PeerConnection, RunSettings
-    from chaindock.controllers.docker.engine import Engine
-    from chaindock.controllers.docker.images import BuiltImage
 
 _log = get_logger("docker.isolation")
 TLS_FOLDER = "/etc/hyperledger/fabric"

@@ -8,26 +8,17 @@ import io
 import tarfile
 import time
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Literal
 
+from chaindock.aio import Tasks
 from chaindock.container.attempt import LINE_BYTES
+from chaindock.container.contracts import ClientTls
 from chaindock.container.environment import tls_files
+from chaindock.controllers.docker.engine import Engine
 from chaindock.errors import EngineError, NotFound
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncGenerator,
-        AsyncIterator,
-        Callable,
-        Iterable,
-        Iterator,
-    )
-    from pathlib import Path
-
-    from chaindock.aio import Tasks
-    from chaindock.container.contracts import ClientTls
-    from chaindock.controllers.docker.engine import Engine
 
 _log = get_logger("docker")
 _CHUNK_BYTES = 256 * 1024

@@ -12,8 +12,9 @@ import contextlib
 import hashlib
 import json
 import platform as machine
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from chaindock.aio import KeyedLocks, Tasks, finish
 from chaindock.container.attempt import Attempt, Phase
@@ -22,7 +23,10 @@ from chaindock.container.environment import CONTENT_VARIABLES
 from chaindock.container.plan import StepOutput, build_deadline, run_plan
 from chaindock.controllers.process.builds import Build, Builds
 from chaindock.controllers.process.instance import Host, ProcessInstance
+from chaindock.controllers.process.options import ProcessOptions
 from chaindock.errors import BuildFailed, StartFailed, is_retryable
+from chaindock.ids import Ccid
+from chaindock.packaging.store import StoredPackage
 from chaindock.platforms.base import Places, Platform, Step, planner_fingerprint
 from chaindock.platforms.registry import platform_for
 from chaindock.processes.child import Output, Program, end_with_node
@@ -36,13 +40,6 @@ from chaindock.processes.sandbox import find_bwrap
 from chaindock.processes.spawner import Records, Spawner
 from chaindock.processes.table import NODE_MARKER, LimitWatch
 from chaindock.processes.toolbox import SYSTEM_PATH, Toolbox
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from chaindock.controllers.process.options import ProcessOptions
-    from chaindock.ids import Ccid
-    from chaindock.packaging.store import StoredPackage
 
 REAP_GRACE_S = 1.0
 CLOSE_GRACE_S = 2.0

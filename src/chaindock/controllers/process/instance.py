@@ -8,32 +8,32 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.contracts import Cause, Dial, Exit, PeerConnection, RunSettings
 from chaindock.container.environment import peer_variables, server_variables
+from chaindock.controllers.process.builds import Build, Builds
+from chaindock.controllers.process.options import ProcessOptions
 from chaindock.errors import ImageNotFound, StartFailed, is_retryable
+from chaindock.ids import Ccid
 from chaindock.platforms.base import Connection, Places
 from chaindock.processes.child import Child, Output, Program
-from chaindock.processes.folders import base_environment, remove_tree, write_tls
+from chaindock.processes.folders import (
+    Sockets,
+    base_environment,
+    remove_tree,
+    write_tls,
+)
 from chaindock.processes.sandbox import PEER, find_bwrap, in_sandbox
+from chaindock.processes.spawner import Spawner
 from chaindock.processes.table import Bounds, LimitWatch
 from chaindock.processes.toolbox import SYSTEM_PATH, Toolbox
 from chaindock.telemetry import get_logger
 from chaindock.values import MIB
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from chaindock.controllers.process.builds import Build, Builds
-    from chaindock.controllers.process.options import ProcessOptions
-    from chaindock.ids import Ccid
-    from chaindock.processes.folders import Sockets
-    from chaindock.processes.spawner import Spawner
 
 _log = get_logger("process")
 LOOPBACK = "127.0.0.1"
