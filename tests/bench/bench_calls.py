@@ -198,7 +198,8 @@ async def compare(
     async def execute() -> None:
         tx_id: Any = f"{next(numbers):064x}"
         simulator = side.ledger.new_simulator(tx_id)
-        call = Invocation(CHANNEL, tx_id, NAME, proposal.input, signed, simulator)
+        about = proposal.input, signed, simulator, "V2_5"
+        call = Invocation(CHANNEL, tx_id, NAME, *about)
         outcome = outcome_of(await side.support.execute(CCID, call), call)
         simulator.done()
         assert outcome.response.status == 200

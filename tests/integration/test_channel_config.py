@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fabric_protos.common import common_pb2, configtx_pb2
+from fabric_protos.common.configuration_pb2 import Capabilities, Capability
 from fabric_protos.discovery import protocol_pb2 as messages
 from fabric_protos.orderer.configuration_pb2 import BatchTimeout
 from fabric_protos.peer import configuration_pb2
@@ -19,7 +20,7 @@ from google.protobuf.json_format import Parse
 from support.clients.network import CHANNEL, Network, deploy, network
 from support.clients.peer_cli import PeerCli
 from support.clients.wire import UNARY, signer, wire
-from support.config_updates import update
+from support.config_updates import leaves, update
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -140,10 +141,10 @@ async def test_discovery_tells_peers_orderers_and_layouts(net: Network):
 # --- changes, as `peer channel update` sends them -----------------------------------
 
 
-def fetched(peer: PeerCli, folder: Path) -> configtx_pb2.Config:
+def fetched(peer: PeerCli, folder: Path, channel: str = CHANNEL) -> configtx_pb2.Config:
     """Return the configuration that `peer channel fetch config` gives."""
     file = folder / "config.block"
-    peer("channel", "fetch", "config", file, "-c", CHANNEL, *peer.orderer())
+    peer("channel", "fetch", "config", file, "-c", channel, *peer.orderer())
     block = common_pb2.Block.FromString(file.read_bytes())
     payload = common_pb2.Envelope.FromString(block.data.data[0]).payload
     content = common_pb2.Payload.FromString(payload).data
@@ -151,11 +152,13 @@ def fetched(peer: PeerCli, folder: Path) -> configtx_pb2.Config:
     return found
 
 
-def written(peer: PeerCli, folder: Path, change: Callable[[Any], object]) -> Path:
+def written(
+    peer: PeerCli, folder: Path, change: Callable[[Any], object], channel: str = CHANNEL
+) -> Path:
     """Write the update that `configtxlator` makes of a change, not signed yet."""
-    asked = update(fetched(peer, folder), change, CHANNEL)
+    asked = update(fetched(peer, folder, channel), change, channel)
     header = common_pb2.ChannelHeader(
-        type=common_pb2.CONFIG_UPDATE, channel_id=CHANNEL
+        type=common_pb2.CONFIG_UPDATE, channel_id=channel
     ).SerializeToString()
     signed = configtx_pb2.ConfigUpdateEnvelope(config_update=asked.SerializeToString())
     payload = common_pb2.Payload(
@@ -167,8 +170,10 @@ def written(peer: PeerCli, folder: Path, change: Callable[[Any], object]) -> Pat
     return file
 
 
-def sent(peer: PeerCli, file: Path, org: str = "Org1", code: int = 0) -> str:
-    named = "-c", CHANNEL, *peer.orderer()
+def sent(
+    peer: PeerCli, file: Path, org: str = "Org1", code: int = 0, channel: str = CHANNEL
+) -> str:
+    named = "-c", channel, *peer.orderer()
     return peer("channel", "update", "-f", file, *named, org=org, code=code)
 
 
@@ -225,9 +230,69 @@ def test_a_majority_of_the_admins_changes_access_and_the_time_of_batches(
 
 
 def test_what_the_node_cannot_follow_is_told(peer: PeerCli, tmp_path: Path):
-    file = written(
-        peer, tmp_path, lambda group: group.groups["Application"].groups.pop("Org2MSP")
-    )
+    file = written(peer, tmp_path, leaves("Org1MSP"))
     peer("channel", "signconfigtx", "-f", file, org="Org2")
     said = sent(peer, file, code=1)
     assert "NOT_IMPLEMENTED -- this node does not change [Group]" in said
+
+
+# --- a channel whose application has the capability V2_0 ----------------------------
+
+
+@pytest.fixture(scope="module")
+def old(net: Network) -> str:
+    """Its contract is that of the other channel, so there is nothing to build."""
+    words = ("--orgs", "Org1", "--capability", "V2_0")
+    net.node.cli("channel", "create", "old", *words)
+    deploy(net, "both", "OR('Org1MSP.peer')", "--channel", "old")
+    return "old"
+
+
+def enabled(name: str) -> Callable[[Any], object]:
+    made = Capabilities(capabilities={name: Capability()})
+    return lambda group: placed(group.groups["Application"], "Capabilities", made)
+
+
+@pytest.mark.statement(54, by="node")
+def test_a_contract_purges_once_the_channel_has_the_capability(
+    net: Network, peer: PeerCli, old: str, tmp_path: Path
+):
+    (found,) = (one for one in net.node.ask("channel", "ls") if one["name"] == old)
+    assert found["capability"] == "V2_0"
+    purge = ("both", "purge", "_implicit_org_Org1MSP", "k", "--channel", old)
+    refused = net.node.cli("invoke", *purge, code=1)
+    assert (
+        "purge private data is not enabled, channel application capability of V2_5 or "
+        "later is required"
+    ) in refused.err
+    file = written(peer, tmp_path, enabled("V2_5"), old)
+    assert "Successfully submitted channel update" in sent(peer, file, channel=old)
+    net.node.cli("invoke", *purge)
+    file = written(peer, tmp_path, enabled("V1_4_2"), old)
+    lower = sent(peer, file, code=1, channel=old)
+    assert "NOT_IMPLEMENTED -- Application capability V1_4_2 is required but" in lower
+
+
+def test_a_peer_is_on_the_channel_as_long_as_its_organisation_is_a_member(
+    net: Network, peer: PeerCli, old: str, tmp_path: Path
+):
+    member = configtx_pb2.ConfigGroup()
+    application = fetched(peer, tmp_path).channel_group.groups["Application"]
+    member.CopyFrom(application.groups["Org2MSP"])
+
+    def joins(group: Any) -> None:
+        group.groups["Application"].groups["Org2MSP"].CopyFrom(member)
+
+    def joined() -> list[str]:
+        return peer("channel", "list", org="Org2").split()
+
+    query = ("query", "both", "getPeerOrg", "--channel", old, "--at", "Org2MSP")
+    assert old not in joined()
+    sent(peer, written(peer, tmp_path, joins, old), channel=old)
+    assert old in joined()
+    assert net.node.cli(*query).out.strip() == b"Org2MSP"
+    file = written(peer, tmp_path, leaves("Org2MSP"), old)
+    peer("channel", "signconfigtx", "-f", file, org="Org2")
+    sent(peer, file, channel=old)
+    assert old not in joined()
+    net.node.cli(*query, code=5)

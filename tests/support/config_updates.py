@@ -1,16 +1,21 @@
-"""What `configtxlator compute_update` makes of two configurations, and who signs it."""
+"""What `configtxlator compute_update` makes of two configurations, and who signs it.
+
+And some changes.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from fabric_protos.common import common_pb2, configtx_pb2
+from fabric_protos.orderer.configuration_pb2 import BatchTimeout
 
-from chaindock.endorser.genesis import _signed, config_envelope
+from chaindock.endorser.genesis import _signed, config_envelope, member_group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    Change = Callable[[Any], object]
 _KINDS = ("groups", "values", "policies")
 
 
@@ -75,9 +80,38 @@ def envelope(
     signed = configtx_pb2.ConfigUpdateEnvelope(
         config_update=raw, signatures=_signatures(raw, admins)
     )
-    made = config_envelope(common_pb2.CONFIG_UPDATE, channel, signed, by or admins[0])
-    return bytes(made.SerializeToString())
+    return config_envelope(common_pb2.CONFIG_UPDATE, channel, signed, by or admins[0])
 
 
 def _signatures(raw: bytes, admins: Sequence[Any]) -> list[Any]:
     return [_signed(raw, one) for one in admins]
+
+
+def config(node: Any) -> Any:
+    return node.endorser.configuration.config
+
+
+async def change(node: Any, how: Change, *admins: Any) -> Any:
+    made = envelope(update(config(node), how), *(admins or node.admins))
+    where = await node.orderer.submit(made)
+    assert (where.code, where.index) == (0, 0)
+    return made
+
+
+def put(group: Any, name: str, value: Any, mod_policy: str = "Admins") -> None:
+    held = group.values[name]
+    held.value, held.mod_policy = value.SerializeToString(), mod_policy
+
+
+def timeout(text: str) -> Change:
+    value = BatchTimeout(timeout=text)
+    return lambda group: put(group.groups["Orderer"], "BatchTimeout", value)
+
+
+def leaves(mspid: str) -> Change:
+    return lambda group: group.groups["Application"].groups.pop(mspid)
+
+
+def joins(msp: Any) -> Change:
+    made = member_group(msp)
+    return lambda group: group.groups["Application"].groups[msp.mspid].CopyFrom(made)

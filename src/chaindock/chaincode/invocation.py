@@ -90,6 +90,7 @@ class Invocation:
         input: arguments, decorations, is_init; sent as it is.
         signed_proposal: the client's; the chaincode gets exactly these bytes.
         simulator: takes the reads and writes; its owner calls `done`.
+        capability: the application capability of the channel, e.g. V2_5.
         is_init: send INIT instead of TRANSACTION.
         timeout_s: for this call; None = the configured execute timeout.
         refusals: what the node does not support of what the chaincode asked for; a
@@ -110,6 +111,7 @@ class Invocation:
     input: chaincode_pb2.ChaincodeInput
     signed_proposal: proposal_pb2.SignedProposal
     simulator: Simulator
+    capability: str
     is_init: bool = False
     timeout_s: float | None = None
     refusals: list[str] = field(default_factory=list)

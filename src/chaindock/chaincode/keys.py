@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from chaindock.chaincode.options import StreamOptions
 
 _ONLY_PRIVATE: Final = "only applicable for private data"
+_PURGE: Final = "purge private data", "V2_5"
+METADATA: Final = "key level endorsement", "V1_3"
+"""What metadata are for, and the capability of the channel that they need."""
 
 
 def get_state(call: Call, request: shim.GetState, _options: StreamOptions) -> bytes:
@@ -64,11 +67,19 @@ def purge_private_data(
 
 
 def _purge(call: Call, collection: str, key: str) -> None:
+    require_enabled(call, *_PURGE)
     if not collection:
         raise InvalidInput(_ONLY_PRIVATE)
     invocation = call.invocation
     invocation.require(collection, write=True)
     invocation.simulator.purge_private(invocation.namespace, collection, key)
+
+
+def require_enabled(call: Call, what: str, least: str) -> None:
+    """Refuse what needs a higher capability of the channel. Raises: InvalidInput."""
+    if call.invocation.capability < least:
+        required = f"channel application capability of {least} or later is required"
+        raise InvalidInput(f"{what} is not enabled, {required}")
 
 
 def get_private_data_hash(
@@ -88,6 +99,7 @@ def get_state_metadata(
     call: Call, request: shim.GetStateMetadata, _options: StreamOptions
 ) -> bytes:
     """Return the committed metadata of a key."""
+    require_enabled(call, *METADATA)
     invocation = call.invocation
     if request.collection:
         invocation.require(request.collection)
@@ -95,8 +107,7 @@ def get_state_metadata(
         invocation.namespace, request.key, request.collection
     )
     entries = [shim.StateMetadata(metakey=k, value=v) for k, v in found.items()]
-    result: bytes = shim.StateMetadataResult(entries=entries).SerializeToString()
-    return result
+    return bytes(shim.StateMetadataResult(entries=entries).SerializeToString())
 
 
 def put_state_metadata(
@@ -110,6 +121,7 @@ def put_state_metadata(
 def _put_metadata(
     call: Call, request: shim.PutStateMetadata | shim.WriteRecord
 ) -> None:
+    require_enabled(call, *METADATA)
     if not request.HasField("metadata"):
         raise ChaindockError(PANIC)
     invocation, collection = call.invocation, request.collection
@@ -150,8 +162,7 @@ def get_state_multiple(
                 yield None
     finally:
         answer.give_back()
-    result: bytes = shim.GetStateMultipleResult(values=values).SerializeToString()
-    return result
+    return bytes(shim.GetStateMultipleResult(values=values).SerializeToString())
 
 
 def write_batch(

@@ -73,7 +73,7 @@ def serve(
         calling = message.type == Kind.INVOKE_CHAINCODE
         result = NotFound(_NO_TRANSACTION if calling else NO_CONTEXT)
     elif isinstance(request, Exception):
-        result = _cause_of(request, message)
+        result = _cause_of(request, message, call)
     else:
         try:
             form, act = REQUESTS[message.type]
@@ -91,7 +91,7 @@ def serve(
                 taken = len(result) + 2 * MOST_ID
                 budget.take(taken)
         except Exception as error:  # noqa: BLE001  # no request may end the stream
-            result, taken = _cause_of(error, message), 0
+            result, taken = _cause_of(error, message, call), 0
     if call is not None and isinstance(result, (Unsupported, BudgetExceeded)):
         call.invocation.refuse(result.message)
     ok = isinstance(result, bytes)
@@ -111,8 +111,15 @@ def serve(
     return reply, len(result) + 2 * MOST_ID, taken
 
 
-def _cause_of(error: Exception, message: shim.ChaincodeMessage) -> ChaindockError:
+def _cause_of(
+    error: Exception, message: shim.ChaincodeMessage, call: Call
+) -> ChaindockError:
     """Return the error whose message is the CAUSE of an ERROR reply."""
+    if message.type == Kind.GET_STATE_METADATA:  # a peer looks before it reads that one
+        try:
+            keys.require_enabled(call, *keys.METADATA)
+        except InvalidInput as refusal:
+            return refusal
     if isinstance(error, ChaindockError):
         return error
     if isinstance(error, DecodeError):
@@ -144,8 +151,7 @@ def _invoke_chaincode(
         message = yield partial(invoke, call, name, channel, given)
     finally:
         call.budget.give_back(size)
-    result: bytes = message.SerializeToString()
-    return result
+    return bytes(message.SerializeToString())
 
 
 def target_of(text: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ def channel() -> None:
 @command(
     "chaindock channel create trades",
     "chaindock channel create trades --orgs Org1MSP,Org2MSP",
+    "chaindock channel create trades --capability V2_0",
     group=channel,
 )
 @click.argument("name")
@@ -23,14 +24,24 @@ def channel() -> None:
     "mspids",
     text="Its organisations; repeatable.  [default: those of the first channel]",
 )
-def channel_create(session: Session, name: str, mspids: tuple[str, ...]) -> None:
+@click.option(
+    "--capability",
+    default="V2_5",
+    show_default=True,
+    help="Of its application: V2_0 or V2_5, as in the network where your contracts go. "
+    "With V2_0 a contract cannot purge private data.",
+)
+def channel_create(
+    session: Session, name: str, mspids: tuple[str, ...], capability: str
+) -> None:
     """Make a channel.
 
     It has a ledger, a configuration, an orderer and definitions of its own, and is there
     again when the node starts. The node's first organisation orders, and is always a
     member. Other commands work on it with --channel NAME.
     """
-    made = session.client().post("channels", name=name, organizations=mspids)
+    asked = {"organizations": mspids, "capability": capability}
+    made = session.client().post("channels", name=name, **asked)
     if session.emits(made):
         return
     members = ", ".join(made["organizations"])
@@ -46,6 +57,7 @@ def channel_ls(session: Session) -> None:
         session.client().get("channels")["channels"],
         CHANNEL=lambda one: one["name"],
         BLOCKS=lambda one: one["height"],
+        CAPABILITY=lambda one: one["capability"],
         ORGANISATIONS=lambda one: ", ".join(one["organizations"]),
     )
 

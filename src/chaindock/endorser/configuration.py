@@ -11,27 +11,29 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from fabric_protos.common import common_pb2, configtx_pb2, policies_pb2
+from fabric_protos.common.configuration_pb2 import Capabilities
 from fabric_protos.peer.configuration_pb2 import ACLs
 from google.protobuf.message import DecodeError
 
-from chaindock.errors import InvalidInput, LedgerCorrupt, NotFound
+from chaindock.errors import InvalidInput, LedgerCorrupt, NotFound, Unsupported
 from chaindock.identity.msp import Msp, Msps
 from chaindock.identity.policies import evaluator
 from chaindock.ids import ChannelId
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from fabric_protos.common.configtx_pb2 import Config, ConfigGroup
 
     from chaindock.identity.msp import Identity
     from chaindock.identity.policies import Evaluator
     from chaindock.ledger.ledger import Ledger
-    from chaindock.ledger.reader import View
 
 APPLICATION = "Application"
 _Meta = policies_pb2.ImplicitMetaPolicy
 _UNSATISFIED: Final = "signature set did not satisfy policy"
+FOLLOWED: Final = ("V2_0", "V2_5")
+"""Capabilities of the application that a channel of this node may have."""
 _REMEMBERED: Final = 1024
 """Evaluations of the policies of a channel that are remembered."""
 
@@ -47,10 +49,15 @@ class Configuration:
         peers: MSP ids of the organisations whose peers endorse, in order of the names of
             their groups below `Application`.
         acls: path of the policy that the channel names for a resource.
+        capability: the highest one of the application, e.g. V2_5; "" = none.
+        watchers: called when another configuration is in force.
     """
 
     def __init__(self, envelope: bytes) -> None:
-        """Take what an envelope of type CONFIG holds. Raises: InvalidInput."""
+        """Take what an envelope of type CONFIG holds.
+
+        Raises: InvalidInput. DecodeError: a value of the application cannot be read.
+        """
         config = read_config(envelope)
         groups = config.channel_group.groups
         found: dict[str, tuple[bytes, Msp]] = {}
@@ -60,46 +67,57 @@ class Configuration:
                 if found.setdefault(msp.mspid, (raw, msp))[0] != raw:
                     text = "Attempted to define two different versions of MSP: "
                     raise InvalidInput(text + msp.mspid)
-        policies = PolicyManager(config)
-        self.config, self.msps, self.policies = (
-            config,
-            Msps(msp for _, msp in found.values()),
-            policies,
-        )
-        self.peers = sorted(
-            policies.organizations, key=policies.organizations.__getitem__
-        )
+        self.config, self.policies = config, PolicyManager(config)
+        self.msps = Msps(msp for _, msp in found.values())
+        names = self.policies.organizations
+        self.peers = sorted(names, key=names.__getitem__)
         self.acls = _acls(groups[APPLICATION])
+        able = _value(Capabilities, groups[APPLICATION], "Capabilities").capabilities
+        self.capability = max(able, default="")
         self.channel = channel_of(envelope)
+        self.watchers: list[Callable[[], None]] = []
 
     def adopt(self, other: Configuration) -> None:
         """Become the next configuration of the channel, for all who have this one."""
-        vars(self).update(vars(other))
+        vars(self).update(vars(other), watchers=self.watchers)
+        for watch in self.watchers:
+            watch()
 
     @classmethod
     def of(cls, ledger: Ledger) -> Configuration:
         """Return what is in force on a ledger. Raises: LedgerError."""
         try:
-            number = _last_config(_block(ledger, ledger.height - 1))
-            return cls(_block(ledger, number).data.data[0])
+            raw = config_block(ledger.height, ledger.get_block)
+            return cls(common_pb2.Block.FromString(raw).data.data[0])
         except (DecodeError, InvalidInput) as error:
             raise LedgerCorrupt(
                 f"the configuration of channel {ledger.channel!r} cannot be read: {error}"
             ) from error
 
 
+def _value(form: Any, group: ConfigGroup, name: str) -> Any:
+    """Return a value of a group; an empty message if there is none. Raises: DecodeError."""
+    held = group.values.get(name)
+    return form.FromString(held.value if held else b"")
+
+
 def _acls(application: ConfigGroup) -> dict[str, str]:
-    values = application.values
-    try:
-        acls = ACLs.FromString(values["ACLs"].value if "ACLs" in values else b"").acls
-    except DecodeError:
-        return {}
+    acls = _value(ACLs, application, "ACLs").acls
     named = {resource: str(acl.policy_ref) for resource, acl in acls.items()}
     return {
         resource: path if path.startswith("/") else f"/Channel/{APPLICATION}/{path}"
         for resource, path in named.items()
         if path
     }
+
+
+def require_followed(capability: str) -> None:
+    """Refuse one with which a peer runs no chaincode, or does not run. Raises: Unsupported."""
+    if capability not in FOLLOWED:
+        raise Unsupported(
+            f"Application capability {capability or 'none'} is required but not supported: "
+            f"expected {' or '.join(FOLLOWED)}"
+        )
 
 
 def read_config(envelope: bytes) -> configtx_pb2.Config:
@@ -122,23 +140,17 @@ def channel_of(envelope: bytes) -> ChannelId:
         raise InvalidInput(f"the channel header cannot be read: {error}") from error
 
 
-def config_block(view: View) -> bytes:
-    """Return the newest configuration block, serialised. Raises: LedgerError."""
-    newest = view.block(view.height() - 1)[1]
-    return view.block(_last_config(common_pb2.Block.FromString(newest)))[1]
+def config_block(height: int, read: Callable[[int], bytes]) -> bytes:
+    """Return the newest configuration block, serialised.
 
-
-def _last_config(block: Any) -> int:
-    """Return the number of the configuration block that a block points to."""
+    `height`: of the ledger; `read`: returns a block. Raises: LedgerError, DecodeError.
+    """
+    newest = common_pb2.Block.FromString(read(height - 1))
     signed = common_pb2.Metadata.FromString(
-        block.metadata.metadata[common_pb2.SIGNATURES]
+        newest.metadata.metadata[common_pb2.SIGNATURES]
     )
     last = common_pb2.OrdererBlockMetadata.FromString(signed.value).last_config
-    return int(last.index)
-
-
-def _block(ledger: Ledger, number: int) -> Any:
-    return common_pb2.Block.FromString(ledger.get_block(number))
+    return read(int(last.index))
 
 
 # --- the policies of a channel ------------------------------------------------------

@@ -102,7 +102,10 @@ class ConfigurationChaincode:
             configuration = channel.members.configuration
             acl.require(configuration, f"cscc/{function}", identity)
         if function == "GetConfigBlock":
-            return succeeded(await channel.reader.run(config_block))
+            found = channel.reader.run(
+                lambda view: config_block(view.height(), lambda n: view.block(n)[1])
+            )
+            return succeeded(await found)
         config = Config()
         config.CopyFrom(configuration.config)
         if address := self._orderer():

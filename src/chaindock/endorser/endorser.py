@@ -231,7 +231,7 @@ class Endorser:
             executor=self.executor,
             system=self.system,
             mspid=mspid,
-            mspids=self.configuration.peers,
+            configuration=self.configuration,
             elsewhere=self._call_other,
         )
 

@@ -18,7 +18,7 @@ from fabric_protos.common import (
 from fabric_protos.orderer import configuration_pb2 as orderer_pb2
 
 from chaindock.endorser.caller import new_header
-from chaindock.endorser.configuration import APPLICATION
+from chaindock.endorser.configuration import APPLICATION, FOLLOWED
 from chaindock.identity.msp import Role
 from chaindock.identity.policies import parse_policy
 
@@ -41,26 +41,26 @@ def genesis_envelope(
     options: OrdererOptions,
     address: str = "",
     members: Iterable[Msp] = (),
+    capability: str = FOLLOWED[-1],
 ) -> bytes:
     """Return the envelope of block 0, serialised.
 
     `msp` orders and is a member; `members` are further ones; `address`: host:port of the
-    orderer, "" = it is not said.
+    orderer, "" = it is not said; `capability`: of the application.
     """
-    group = _channel_group(msp, options, members)
+    group = _channel_group(msp, options, members, capability)
     if address:
         place_orderer(group, address)
     config = configtx_pb2.ConfigEnvelope(
         config=configtx_pb2.Config(channel_group=group)
     )
-    envelope = config_envelope(common_pb2.CONFIG, channel, config)
-    return bytes(envelope.SerializeToString())
+    return config_envelope(common_pb2.CONFIG, channel, config)
 
 
 def config_envelope(
     kind: int, channel: ChannelId, content: Any, signer: BlockSigner | None = None
-) -> common_pb2.Envelope:
-    """Return an envelope of type CONFIG or CONFIG_UPDATE; without `signer` unsigned."""
+) -> bytes:
+    """Return a serialised envelope of a type; without `signer` it is not signed."""
     creator = signer.creator if signer else b""
     nonce, header = new_header(kind, channel, creator)
     header.version = 1
@@ -74,15 +74,16 @@ def config_envelope(
         data=content.SerializeToString(deterministic=True),
     ).SerializeToString()
     signature = signer.sign(payload) if signer else b""
-    return common_pb2.Envelope(payload=payload, signature=signature)
+    envelope = common_pb2.Envelope(payload=payload, signature=signature)
+    return bytes(envelope.SerializeToString())
 
 
 def _channel_group(
-    msp: Msp, options: OrdererOptions, members: Iterable[Msp]
+    msp: Msp, options: OrdererOptions, members: Iterable[Msp], capability: str
 ) -> configtx_pb2.ConfigGroup:
     application = _group(
         groups={one.mspid: member_group(one) for one in (msp, *members)},
-        values={"Capabilities": _capabilities("V2_5")},
+        values={"Capabilities": _capabilities(capability)},
         policies={
             **_members(),
             "Endorsement": _meta("Endorsement", _META.MAJORITY),
@@ -221,8 +222,7 @@ def with_organization(
     signed = configtx_pb2.ConfigUpdateEnvelope(
         config_update=update, signatures=[_signed(update, one) for one in admins]
     )
-    envelope = config_envelope(common_pb2.CONFIG_UPDATE, channel, signed, admins[0])
-    return bytes(envelope.SerializeToString())
+    return config_envelope(common_pb2.CONFIG_UPDATE, channel, signed, admins[0])
 
 
 def _versions(group: configtx_pb2.ConfigGroup) -> configtx_pb2.ConfigGroup:

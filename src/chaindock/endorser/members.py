@@ -15,15 +15,13 @@ from chaindock.errors import AlreadyExists, NotFound
 from chaindock.identity.organization import full_mspid
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
     from chaindock.endorser.configuration import Configuration
     from chaindock.endorser.orderer import Orderer
     from chaindock.identity.msp import Identity, SigningIdentity
     from chaindock.identity.organization import Organization, Organizations
     from chaindock.ids import ChannelId
-
-    Joined = Callable[[Organization], Awaitable[None]]
 
 
 class Members:
@@ -32,8 +30,7 @@ class Members:
     Attributes:
         configuration: of the channel.
         peers: the identities that endorse, by MSP id, that of the node's first
-            organisation first. Grows when an organisation joins; a user may have stopped
-            the peers of others.
+            organisation first. Follows the configuration; a user may have stopped others.
     """
 
     def __init__(
@@ -42,14 +39,15 @@ class Members:
         self._channel, self._node = channel, node
         self.configuration = configuration
         self._joining = asyncio.Lock()
-        mspids = [node.first.mspid, *configuration.peers]
-        found = (node.find(mspid) for mspid in mspids)
-        self._known = {one.mspid: one.peer for one in found if one}
         self.peers: dict[str, SigningIdentity] = {}
         self.refresh()
+        configuration.watchers.append(self.refresh)
 
     def refresh(self) -> None:
-        """Have `peers` follow `Organizations.stopped`."""
+        """Have `peers` follow the configuration and `Organizations.stopped`."""
+        mspids = [self._node.first.mspid, *self.configuration.peers]
+        found = (self._node.find(mspid) for mspid in mspids)
+        self._known = {one.mspid: one.peer for one in found if one}
         known, stopped = self._known.items(), self._node.stopped
         self.peers.clear()
         self.peers.update((mspid, one) for mspid, one in known if mspid not in stopped)
@@ -98,12 +96,8 @@ class Members:
             "stopped": mspid in self._node.stopped,
         }
 
-    async def add(
-        self, name: str, orderer: Orderer, joined: Joined | None = None
-    ) -> dict[str, Any]:
+    async def add(self, name: str, orderer: Orderer) -> dict[str, Any]:
         """Make the organisation `name` and commit the configuration that contains it.
-
-        `joined`: called when it is a member.
 
         Returns: as `list`, and `block`, the number of the configuration block.
 
@@ -114,11 +108,9 @@ class Members:
         """
         # The block is committed also if the client leaves. Then the node needs the keys of
         # the new member, to satisfy a majority.
-        return await finish(self._add(name, orderer, joined))
+        return await finish(self._add(name, orderer))
 
-    async def _add(
-        self, name: str, orderer: Orderer, joined: Joined | None
-    ) -> dict[str, Any]:
+    async def _add(self, name: str, orderer: Orderer) -> dict[str, Any]:
         async with self._joining:
             made = await asyncio.to_thread(self._node.make, name)
             if made.mspid in self.configuration.peers:
@@ -133,8 +125,4 @@ class Members:
             where = await orderer.submit(
                 with_organization(self._channel, config, made.msp, admins)
             )
-            self._known[made.mspid] = made.peer
-            self.refresh()
-            if joined is not None:
-                await joined(made)
             return {**self._describe(made.mspid), "block": where.block}

@@ -15,39 +15,37 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
-from fabric_protos.peer import proposal_pb2
-from fabric_protos.peer import transaction_pb2 as codes
-
 from chaindock.aio import Tasks, finish, off_loop
 from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.cutting import AUTO, MANUAL, OrdererOptions, in_force
 from chaindock.endorser.plan import PER_BYTE
 from chaindock.endorser.updates import next_configuration
 from chaindock.endorser.validator import Validator, parse_and_check
-from chaindock.endorser.waiting import Waiting, fail, failure, reverted
+from chaindock.endorser.waiting import (
+    UPDATE,
+    Waiting,
+    fail,
+    failure,
+    overtakes,
+    reverted,
+)
 from chaindock.errors import Denied, InvalidInput, LedgerClosed
 from chaindock.ledger.ledger import TxLocation
 from chaindock.ledger.simulator import require_size
-from chaindock.ledger.transaction import (
-    Broken,
-    ParsedTransaction,
-    code_name,
-    parse,
-    parse_transaction,
-    read_headers,
-)
-from chaindock.lifecycle.records import NAMESPACE
+from chaindock.ledger.transaction import code_name, parse_transaction
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
     from chaindock.errors import ChaindockError
     from chaindock.identity.msp import Identity
     from chaindock.ledger.ledger import Ledger
     from chaindock.ledger.marks import Mark
+    from chaindock.ledger.transaction import ParsedTransaction
 
 _log = get_logger("orderer")
 _CONFIGS: Final = frozenset({"CONFIG", "ORDERER_TRANSACTION"})
-_UPDATE: Final = "CONFIG_UPDATE"
 _UNCHECKED: Final = "config update for existing channel did not pass initial checks: "
 _WRITERS: Final = "/Channel/Writers"
 _CLOSED: Final = "the orderer is shutting down; nothing was submitted"
@@ -85,6 +83,8 @@ class Orderer:
         """Reverts that the ledger has not answered yet: no block is cut."""
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
+        self.updated: Callable[[], Awaitable[None]] | None = None
+        """Called when a configuration is in force that somebody has asked for."""
         self._closing = False
         self._tasks = Tasks("orderer")
         self._worker: asyncio.Task[None] | None = None
@@ -127,24 +127,31 @@ class Orderer:
             is shutting down. LedgerError: the ledger was reverted meanwhile.
         """
         require_size(len(envelope) - FRAME_BYTES, self._options.absolute_max_bytes)
-        msps = self._configuration.msps
         reverts = self._ledger.reverts
-        check = partial(parse_and_check, envelope, self._ledger.channel, msps)
         # What only claims to be urgent is invalid.
         urgent = self._options.mode != AUTO and await off_loop(
-            len(envelope), partial(_overtakes, envelope)
+            len(envelope), partial(overtakes, envelope)
         )
         await self._reserve(len(envelope), urgent=urgent)
         try:
-            tx, creator = await off_loop(len(envelope), check)
+            work = partial(self._check, envelope)
+            tx, creator = await off_loop(len(envelope), work)
             self._admit(tx, creator)
         except BaseException:
             self._release(len(envelope))
             raise
-        if tx.kind == _UPDATE:
+        if tx.kind == UPDATE:
             self._release(len(envelope))
             return await finish(self._update(envelope, reverts))
         return self._order(tx, reverts, urgent=urgent)
+
+    def _check(self, envelope: bytes) -> tuple[ParsedTransaction, Identity | None]:
+        msps = self._configuration.msps
+        return parse_and_check(envelope, self._ledger.channel, msps)
+
+    def _check_again(self, waiting: Iterable[Waiting]) -> None:
+        for one in waiting:
+            one.tx, _ = self._check(one.tx.envelope)
 
     async def _update(
         self, envelope: bytes, reverts: int
@@ -159,6 +166,8 @@ class Orderer:
             await self._reserve(len(made), urgent=True)
             done = self._order(tx, reverts, urgent=True)
             await asyncio.shield(done)
+        if self.updated is not None:
+            await self.updated()
         return done
 
     def _order(
@@ -271,7 +280,7 @@ class Orderer:
         signers = [] if creator is None else [creator]
         reason = self._configuration.policies.reason(_WRITERS, signers)
         if reason is not None:
-            said = _UNCHECKED if tx.kind == _UPDATE else ""
+            said = _UNCHECKED if tx.kind == UPDATE else ""
             raise Denied(f"{said}{reason}: permission denied", policy=_WRITERS)
 
     # ---- the worker
@@ -370,23 +379,11 @@ class Orderer:
         if txs[0].is_config:
             made, size = partial(Configuration, txs[0].envelope), len(txs[0].envelope)
             self._configuration.adopt(await off_loop(size * PER_BYTE, made))
+            # What waits may be signed by somebody who is no member any more.
+            again = partial(self._check_again, (*self._urgent, *self._queue))
+            await off_loop(self._bytes * PER_BYTE, again)
             self._options = in_force(self._given, self._configuration.config)
         for index, waiting in enumerate(batch):
             if not waiting.done.done():
                 place = TxLocation(block.number, index, block.codes[index])
                 waiting.done.set_result(place)
-
-
-def _overtakes(envelope: bytes) -> bool:
-    """Whether an envelope does not wait until somebody cuts a block.
-
-    It says that it is an update, or calls `_lifecycle`: a deployment would hang.
-    """
-    tx = ParsedTransaction(envelope)
-    try:
-        _, _, header = read_headers(tx)
-        kind, bad = proposal_pb2.ChaincodeHeaderExtension, codes.BAD_HEADER_EXTENSION
-        called = parse(kind, header.extension, bad).chaincode_id.name
-    except Broken:
-        return False
-    return tx.kind == _UPDATE or called == NAMESPACE

@@ -134,6 +134,7 @@ async def choose(
     members = {
         mspid: configuration.msps.identify(peer.creator)
         for mspid, peer in peers.items()
+        if mspid in configuration.msps.mspids  # it may have left meanwhile
     }
     read = simulator.private_reads if strict or transient else set()
     used = {space for space in plan.needs if space[1]} if transient else read

@@ -29,13 +29,14 @@ from chaindock.lifecycle.collections import Collections
 from chaindock.lifecycle.definitions import read_definition
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from fabric_protos.peer.chaincode_pb2 import ChaincodeInput
 
     from chaindock.chaincode.invocation import Call
     from chaindock.chaincode.support import ChaincodeSupport
     from chaindock.endorser.checks import Proposal
+    from chaindock.endorser.configuration import Configuration
     from chaindock.identity.msp import Identity
     from chaindock.ids import ChannelId
     from chaindock.ledger.simulator import Simulator
@@ -112,7 +113,7 @@ class Simulation:
         system: system chaincodes by name.
         mspid: organisation of the peer that simulates. It decides which private values
             there are, and what system chaincodes answer.
-        mspids: the organisations of the channel.
+        configuration: of the channel.
         elsewhere: calls chaincode on another channel.
     """
 
@@ -124,7 +125,7 @@ class Simulation:
     executor: ChaincodeSupport
     system: Mapping[str, SystemChaincode]
     mspid: str
-    mspids: Collection[str]
+    configuration: Configuration
     elsewhere: Elsewhere
 
     async def run(self, timeout_s: float | None) -> tuple[Outcome, str]:
@@ -173,6 +174,7 @@ class Simulation:
             input=given,
             signed_proposal=self.proposal.signed,
             simulator=self.simulator,
+            capability=self.configuration.capability,
             is_init=given.is_init,
             refusals=self.proposal.refusals,
             spent=self.proposal.spent,
@@ -188,7 +190,7 @@ class Simulation:
             self.channel,
             name,
             CollectionConfigPackage() if found is None else found.collections,
-            self.mspids,
+            self.configuration.peers,
             self.identity,
             self.mspid,
         )

@@ -13,11 +13,12 @@ from re import fullmatch
 from typing import TYPE_CHECKING, Any, Final
 
 from fabric_protos.common import common_pb2, configtx_pb2
+from fabric_protos.common.configuration_pb2 import Capabilities
 from fabric_protos.orderer.configuration_pb2 import BatchSize, BatchTimeout
 from fabric_protos.peer.configuration_pb2 import ACLs, AnchorPeers
 from google.protobuf.message import DecodeError
 
-from chaindock.endorser.configuration import Configuration
+from chaindock.endorser.configuration import Configuration, require_followed
 from chaindock.endorser.cutting import OrdererOptions, in_force
 from chaindock.endorser.genesis import config_envelope
 from chaindock.errors import Denied, InvalidInput, NotFound, Unsupported
@@ -47,6 +48,7 @@ _CHANGEABLE: Final[dict[str, Any]] = {
     "/Channel/Orderer/BatchSize": BatchSize,
     "/Channel/Orderer/BatchTimeout": BatchTimeout,
     "/Channel/Application/ACLs": ACLs,
+    "/Channel/Application/Capabilities": Capabilities,
     "/Channel/Application/*/AnchorPeers": AnchorPeers,
 }
 
@@ -68,10 +70,9 @@ def next_configuration(now: Configuration, raw: bytes, orderer: BlockSigner) -> 
         config = configtx_pb2.Config(sequence=number, channel_group=group)
         in_force(OrdererOptions(), config)
         content = configtx_pb2.ConfigEnvelope(config=config, last_update=update)
-        made = config_envelope(common_pb2.CONFIG, now.channel, content, orderer)
-        envelope = bytes(made.SerializeToString())
+        envelope = config_envelope(common_pb2.CONFIG, now.channel, content, orderer)
         require_size(len(envelope), MOST_BYTES)
-        Configuration(envelope)
+        require_followed(Configuration(envelope).capability)
     except (DecodeError, InvalidInput) as error:
         said = f"error applying config update to existing channel '{now.channel}'"
         raise InvalidInput(f"{said}: {error}") from error
@@ -176,19 +177,25 @@ def _signers(now: Configuration, signed: Any) -> list[Identity]:
 
 def _require_followed(old: Elements, new: Elements) -> None:
     """Refuse changes that this node does not follow. Raises: Unsupported, DecodeError."""
-    groups = (path for kind, path in new.keys() - old.keys() if kind == "groups")
-    joins = tuple(f"{one}/" for one in groups if one.startswith(_MEMBERS))
+    groups = (path for kind, path in old.keys() ^ new.keys() if kind == "groups")
+    moves = tuple(
+        f"{one}/"
+        for one in groups
+        if one.startswith(_MEMBERS)
+        and ("groups", one.replace(_MEMBERS, "/Channel/Orderer/")) not in old
+    )
     for kind, path in sorted(old.keys() | new.keys()):
         was, value = old.get((kind, path)), new.get((kind, path))
         same = bool(was) == bool(value) if kind == "groups" else was == value
-        if same or kind == "policies" or f"{path}/".startswith(joins):
+        if same or kind == "policies" or f"{path}/".startswith(moves):
             continue
         forms = [form for at, form in _CHANGEABLE.items() if fnmatchcase(path, at)]
         if not forms or kind == "groups" or (value is None and "/Batch" in path):
             raise Unsupported(
                 f"this node does not change {_KINDS[kind]}{path} for clients, but "
-                "policies, ACLs, anchor peers, BatchSize and BatchTimeout; they may add "
-                "an organisation, and not change it"
+                "policies, ACLs, anchor peers, BatchSize, BatchTimeout and the capability "
+                "of the application; they may add and remove organisations, but not "
+                "change one, nor remove that which orders"
             )
         if value is not None:
             forms[0].FromString(value.value)

@@ -1,18 +1,24 @@
-"""A transaction that waits for its block, and the errors if the block is not written."""
+"""Transactions that wait for their block, and the errors if it is not written."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from fabric_protos.peer import proposal_pb2
+from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.errors import ChaindockError, LedgerClosed, LedgerError
+from chaindock.ledger.transaction import Broken, ParsedTransaction, parse, read_headers
+from chaindock.lifecycle.records import NAMESPACE
 
 if TYPE_CHECKING:
     import asyncio
 
     from chaindock.ledger.ledger import TxLocation
-    from chaindock.ledger.transaction import ParsedTransaction
+
+UPDATE: Final = "CONFIG_UPDATE"
 
 
 @dataclass(eq=False, slots=True)
@@ -50,3 +56,18 @@ def fail(waiting: Waiting, error: ChaindockError) -> None:
         # A copy: one object raised to many waiters collects all their tracebacks.
         waiting.done.set_exception(copy.copy(error))
         waiting.done.exception()  # nobody may wait: that is no fault to report
+
+
+def overtakes(envelope: bytes) -> bool:
+    """Whether an envelope does not wait until somebody cuts a block.
+
+    It says that it is an update, or calls `_lifecycle`: a deployment would hang.
+    """
+    tx = ParsedTransaction(envelope)
+    try:
+        _, _, header = read_headers(tx)
+        kind, bad = proposal_pb2.ChaincodeHeaderExtension, codes.BAD_HEADER_EXTENSION
+        called = parse(kind, header.extension, bad).chaincode_id.name
+    except Broken:
+        return False
+    return tx.kind == UPDATE or called == NAMESPACE

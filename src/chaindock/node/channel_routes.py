@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import msgspec
 from aiohttp import web
 
+from chaindock.endorser.configuration import FOLLOWED
 from chaindock.errors import InvalidInput
 from chaindock.ids import require_chaincode_name
 from chaindock.ledger.snapshots import END_OF_HISTORY
@@ -69,7 +70,7 @@ class ChannelRoutes:
 
     async def _create(self, request: web.Request) -> web.Response:
         asked = await read_json(request, _NewChannel, '{"name": NAME}')
-        work = self._node.create_channel(asked.name, asked.organizations)
+        work = self._node.create_channel(*msgspec.structs.astuple(asked))
         return reply(await self._inflight.run(work))
 
     async def _remove(self, request: web.Request) -> web.Response:
@@ -203,6 +204,7 @@ class ChannelRoutes:
 class _NewChannel(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     organizations: list[str] = []
+    capability: str = FOLLOWED[-1]
 
 
 class _Connecting(msgspec.Struct, forbid_unknown_fields=True):

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from chaindock.aio import finish
 from chaindock.endorser import acl
 from chaindock.endorser.caller import Caller, Clock, DefinitionWriter
 from chaindock.endorser.channel import Channel
-from chaindock.endorser.configuration import Configuration
+from chaindock.endorser.configuration import FOLLOWED, Configuration, require_followed
 from chaindock.endorser.cscc import ConfigurationChaincode
 from chaindock.endorser.endorser import Endorser, Load
 from chaindock.endorser.genesis import genesis_envelope
@@ -34,7 +34,7 @@ from chaindock.node.explorer import Explorer
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
     from chaindock.chaincode.support import ChaincodeSupport
     from chaindock.config.sections import Config
@@ -93,22 +93,21 @@ class Channels(Mapping[str, NodeChannel]):
         self._open: dict[str, NodeChannel] = {}
         self.orderer = ""
         """The address at which clients reach the orderer, host:port."""
+        self.serve: Callable[[Members], Awaitable[None]]
+        """Has the peers of members serve clients; set before members can change."""
         self._stacks: dict[str, AsyncExitStack] = {}
 
     async def __aenter__(self) -> Self:
         first = require_channel(self._config.node.channel)
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._close)
+            stack.push_async_exit(self)
             others = await asyncio.to_thread(self._home.channels)
             for name in dict.fromkeys((first, *others)):
-                await self._enter(name, [])
+                await self._enter(name)
             stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._close()
-
-    async def _close(self) -> None:
         async with AsyncExitStack() as all_of_them:
             for stack in self._stacks.values():
                 all_of_them.push_async_callback(stack.aclose)
@@ -138,18 +137,37 @@ class Channels(Mapping[str, NodeChannel]):
             )
         return found
 
-    async def create(self, name: str, mspids: Sequence[str] = ()) -> NodeChannel:
+    async def create(
+        self, name: str, mspids: Sequence[str] = (), capability: str = FOLLOWED[-1]
+    ) -> NodeChannel:
         """Make a channel of these organisations; none = those of the first channel.
 
-        The node's first organisation orders, and is always a member.
+        The node's first organisation orders, and is always a member. `capability`: of the
+        application.
 
-        Raises: InvalidInput: the name. AlreadyExists. NotFound: an organisation.
-            StorageError: another file is in the place of the ledger. LedgerError. Nothing
-            was made then.
+        Raises: InvalidInput: the name. Unsupported: the capability. AlreadyExists.
+            NotFound: an organisation. StorageError: another file is in the place of the
+            ledger. LedgerError. Nothing was made then.
         Cancelled: it is made all the same.
         """
         channel = require_channel(name)
-        return await finish(self._create(channel, self._members(mspids)))
+        require_followed(capability)
+        return await finish(self._create(channel, self._members(mspids), capability))
+
+    async def _create(self, name: ChannelId, *founding: Any) -> NodeChannel:
+        async with self._changing:
+            if name in self._open:
+                raise AlreadyExists(f"channel {name!r} exists already", channel=name)
+            await asyncio.to_thread(self._home.require_no_ledger, name)
+            await asyncio.to_thread(self._fleet.targets.forget, name)
+            try:
+                await self._enter(name, *founding)
+            except BaseException:
+                await asyncio.to_thread(self._home.remove_channel, name)
+                raise
+            _log.info("channel made", channel=name)
+            await self.serve(self._open[name].members)
+            return self._open[name]
 
     def _members(self, mspids: Sequence[str]) -> list[Organization]:
         known = {one.mspid: one for one in self.organizations.all()}
@@ -162,22 +180,6 @@ class Channels(Mapping[str, NodeChannel]):
                     mspid=mspid,
                 )
         return [known[mspid] for mspid in wanted]
-
-    async def _create(
-        self, name: ChannelId, members: Sequence[Organization]
-    ) -> NodeChannel:
-        async with self._changing:
-            if name in self._open:
-                raise AlreadyExists(f"channel {name!r} exists already", channel=name)
-            await asyncio.to_thread(self._home.require_no_ledger, name)
-            await asyncio.to_thread(self._fleet.targets.forget, name)
-            try:
-                await self._enter(name, members)
-            except BaseException:
-                await asyncio.to_thread(self._home.remove_channel, name)
-                raise
-            _log.info("channel made", channel=name)
-            return self._open[name]
 
     async def remove(self, name: str) -> None:
         """Close a channel and remove its ledger; what was accepted is committed before.
@@ -208,15 +210,18 @@ class Channels(Mapping[str, NodeChannel]):
                     await self._packages.retire(ccid, purge=True)
             _log.info("channel removed", channel=name)
 
-    async def _enter(self, name: ChannelId, founders: Sequence[Organization]) -> None:
+    async def _enter(self, name: ChannelId, *founding: Any) -> None:
         stack = AsyncExitStack()
-        opened = self._opened(name, founders)
+        opened = self._opened(name, *founding)
         self._open[name] = await stack.enter_async_context(opened)
         self._stacks[name] = stack
 
     @asynccontextmanager
     async def _opened(
-        self, name: ChannelId, founders: Sequence[Organization]
+        self,
+        name: ChannelId,
+        founders: Sequence[Organization] = (),
+        capability: str = FOLLOWED[-1],
     ) -> AsyncIterator[NodeChannel]:
         """Open the ledger of a channel, and all that works on it.
 
@@ -226,9 +231,8 @@ class Channels(Mapping[str, NodeChannel]):
         path, marker = self._home.ledger(name)
         address = self.orderer or configured(config.gateway)
         others = [one.msp for one in founders if one is not first]
-        genesis = partial(
-            genesis_envelope, name, first.msp, config.orderer, address, others
-        )
+        about = first.msp, config.orderer, address, others, capability
+        genesis = partial(genesis_envelope, name, *about)
         async with AsyncExitStack() as stack:
             ledger = await stack.enter_async_context(
                 Ledger(
@@ -250,6 +254,7 @@ class Channels(Mapping[str, NodeChannel]):
             orderer = await stack.enter_async_context(
                 Orderer(ledger, members.configuration, config.orderer)
             )
+            orderer.updated = lambda: self.serve(members)
             caller = Caller(name, endorser, orderer, explorer.reasons, self._clock)
             writer = DefinitionWriter(caller, ledger, members.admins)
             made = self._deployer(

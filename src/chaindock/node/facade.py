@@ -25,6 +25,7 @@ from chaindock.container.contracts import NodeLabels
 from chaindock.container.output import OutputStore
 from chaindock.endorser.caller import Answer
 from chaindock.endorser.determinism import Difference, compare
+from chaindock.endorser.members import Members
 from chaindock.errors import InvalidInput, LaunchFailed, Unsupported
 from chaindock.gateway.listener import ClientListener
 from chaindock.identity.msp import SigningIdentity
@@ -75,6 +76,7 @@ class Node:
         self._signers: dict[object, SigningIdentity] = {}
         self._failed: dict[tuple[str, str], Ccid] = {}
         """What was last tried under a name of a channel and did not come up."""
+        self.channels.serve = self._serve
 
     def channel(self, name: str | None = None) -> NodeChannel:
         """Return an open channel; None = the first one. Raises: NotFound."""
@@ -284,19 +286,17 @@ class Node:
     # ---- organisations and blocks
 
     def channel_list(self) -> list[dict[str, Any]]:
-        """Return `name`, `height` and `organizations` of each channel, the first first."""
+        """Return `name`, `height`, `organizations` and `capability` of each channel."""
         return [_described(one) for one in self.channels.values()]
 
-    async def create_channel(self, name: str, mspids: Sequence[str]) -> dict[str, Any]:
+    async def create_channel(self, *about: Any) -> dict[str, Any]:
         """Make a channel; return it as in `channel_list`. As `Channels.create`."""
-        return await finish(self._create_channel(name, mspids))
+        return _described(await self.channels.create(*about))
 
-    async def _create_channel(self, name: str, mspids: Sequence[str]) -> dict[str, Any]:
-        made = await self.channels.create(name, mspids)
-        for mspid in list(made.members.peers):  # it may be a member of no other channel
-            await self.clients.serve(made.members.get(mspid))
+    async def _serve(self, members: Members) -> None:
+        for one in [members.get(mspid) for mspid in members.peers]:
+            await self.clients.serve(one)  # it may be a member of no other channel
         await asyncio.to_thread(self.connections.write)
-        return _described(made)
 
     async def remove_channel(self, name: str) -> None:
         """Remove a channel and its ledger; as `Channels.remove`."""
@@ -312,10 +312,8 @@ class Node:
         self, name: str, channel: str | None = None
     ) -> dict[str, Any]:
         """Make an organisation a member of a channel; as `Members.add`."""
-        wanted, serve = self.channel(channel), self.clients.serve
-        made = await wanted.members.add(name, wanted.orderer, serve)
-        await asyncio.to_thread(self.connections.write)
-        return made
+        wanted = self.channel(channel)
+        return await wanted.members.add(name, wanted.orderer)
 
     async def run_peer(
         self, name: str, channel: str | None = None, *, running: bool
@@ -372,4 +370,5 @@ def _described(channel: NodeChannel) -> dict[str, Any]:
         "name": channel.id,
         "height": channel.ledger.height,
         "organizations": channel.members.configuration.peers,
+        "capability": channel.members.configuration.capability,
     }

@@ -17,6 +17,7 @@ class FakeChannels:
         first: dict[str, Any] = {"mspid": "Org1MSP", "domain": None, "path": None}
         self.members: list[dict[str, Any]] = [{**first, "orders": True}]
         self.known: dict[str, Sequence[str]] = {"mychannel": ["Org1MSP"]}
+        self.capabilities: dict[str, str] = {}
         self.asked: list[str | None] = []
 
     def channel(self, name: str | None = None) -> Self:
@@ -27,14 +28,22 @@ class FakeChannels:
 
     def channel_list(self) -> list[dict[str, Any]]:
         return [
-            {"name": name, "height": 1, "organizations": members}
+            {
+                "name": name,
+                "height": 1,
+                "organizations": members,
+                "capability": self.capabilities.get(name, "V2_5"),
+            }
             for name, members in self.known.items()
         ]
 
-    async def create_channel(self, name: str, mspids: Sequence[str]) -> dict[str, Any]:
+    async def create_channel(
+        self, name: str, mspids: Sequence[str], capability: str
+    ) -> dict[str, Any]:
         if name in self.known:
             raise AlreadyExists(f"channel {name!r} exists already")
         self.known[name] = list(mspids) or ["Org1MSP"]
+        self.capabilities[name] = capability
         return self.channel_list()[-1]
 
     async def remove_channel(self, name: str) -> None:

@@ -174,6 +174,7 @@ def invocation(
             proposal_pb2.SignedProposal(proposal_bytes=b"proposal", signature=b"sig"),
         ),
         simulator=cast("Any", MemorySimulator(state or MemoryState())),
+        capability=fields.pop("capability", "V2_5"),
         **fields,
     )
 

@@ -66,6 +66,7 @@ class EndorsingNode:
         org: Organization,
         timeout_s: float = 5.0,
         channel: str = CHANNEL,
+        capability: str = "V2_5",
         **options: Any,
     ) -> None:
         self.streams = StreamNode(**options)
@@ -73,6 +74,7 @@ class EndorsingNode:
         self.org = org
         self.approvals = Approvals()
         self._folder, self._timeout_s = folder, timeout_s
+        self._capability = capability
         self._stack = AsyncExitStack()
         self.ledger: Ledger
         self.endorser: Endorser
@@ -89,7 +91,9 @@ class EndorsingNode:
                 self._folder / f"{channel}.db",
                 channel,
                 org.orderer,
-                lambda: genesis_envelope(channel, org.msp, orderer_options),
+                lambda: genesis_envelope(
+                    channel, org.msp, orderer_options, capability=self._capability
+                ),
             )
         )
         configuration = Configuration.of(self.ledger)

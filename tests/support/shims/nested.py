@@ -10,6 +10,8 @@ from fabric_protos.peer import chaincode_pb2, proposal_pb2, proposal_response_pb
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
     from support.shims.peer import ShimPeer
 
 Kind = shim.ChaincodeMessage
@@ -34,12 +36,14 @@ async def send(peer: ShimPeer, to: Any, name: str, *args: bytes, **given: Any) -
     )
 
 
-async def cause(peer: ShimPeer, to: Any, payload: bytes) -> str:
-    """Return the CAUSE of the ERROR that answers INVOKE_CHAINCODE."""
-    reply = await peer.ask(to, Kind.INVOKE_CHAINCODE, payload)
+async def cause(
+    peer: ShimPeer, to: Any, payload: bytes | Message, kind: Any = Kind.INVOKE_CHAINCODE
+) -> str:
+    """Return the CAUSE of the ERROR that answers a request."""
+    reply = await peer.ask(to, kind, payload)
     assert reply.type == Kind.ERROR, reply
     text: str = reply.payload.decode()
-    prefix = f"INVOKE_CHAINCODE failed: transaction ID: {to.txid}: "
+    prefix = f"{Kind.Type.Name(kind)} failed: transaction ID: {to.txid}: "
     assert text.startswith(prefix)
     return text.removeprefix(prefix)
 

@@ -236,6 +236,7 @@ class ShimWorld:
                 input=chaincode_pb2.ChaincodeInput(args=raw),
                 signed_proposal=signed,
                 simulator=simulator,
+                capability="V2_5",
                 **fields,
             )
             final = await self.support.execute(CCID, invoked)

@@ -26,9 +26,9 @@ def test_channels_are_made_listed_and_removed(run, node):
     assert made.stderr.rstrip().endswith("deploy DIR --channel trades")
     lines = run("channel", "ls").stdout.splitlines()
     assert [line.split() for line in lines] == [
-        ["CHANNEL", "BLOCKS", "ORGANISATIONS"],
-        ["mychannel", "1", "Org1MSP"],
-        ["trades", "1", "Org1MSP,", "Org2MSP"],
+        ["CHANNEL", "BLOCKS", "CAPABILITY", "ORGANISATIONS"],
+        ["mychannel", "1", "V2_5", "Org1MSP"],
+        ["trades", "1", "V2_5", "Org1MSP,", "Org2MSP"],
     ]
     told = json.loads(run("channel", "ls", "--json").stdout)
     assert [one["name"] for one in told] == ["mychannel", "trades"]
@@ -39,6 +39,11 @@ def test_channels_are_made_listed_and_removed(run, node):
     assert "trades" in node.known
     assert run("channel", "rm", "trades", "--yes").exit_code == 0
     assert "trades" not in node.known
+
+
+def test_a_channel_of_another_capability_is_asked_for(run, node):
+    assert run("channel", "create", "old", "--capability", "V2_0").exit_code == 0
+    assert node.capabilities == {"old": "V2_0"}
 
 
 @pytest.mark.parametrize("words", COMMANDS)

@@ -151,6 +151,3 @@ def test_the_policies_that_a_channel_names_for_resources(recorded, named, found)
     values["ACLs"].value = acls.SerializeToString()
     configuration = Configuration(enveloped(changed))
     assert configuration.acls == found
-    values["ACLs"].value = b"\xff"
-    configuration.adopt(Configuration(enveloped(changed)))
-    assert configuration.acls == {}

@@ -23,6 +23,7 @@ from chaindock.errors import (
     NotFound,
     StorageError,
     TooManyRequests,
+    Unsupported,
 )
 from chaindock.identity.organization import Organization, Organizations
 from chaindock.ledger import committer as ledgers
@@ -76,6 +77,10 @@ class World:
         self.organizations = Organizations(folder, first)
         self.root, self.node = root, Node(root)
         self.contract = Contract()
+        self.served: list[list[str]] = []
+
+    async def serve(self, members: Any) -> None:
+        self.served.append([*members.peers])
 
     @asynccontextmanager
     async def up(self, concurrency: int = 0) -> AsyncIterator[Channels]:
@@ -99,6 +104,7 @@ class World:
                 concurrency=concurrency,
             ) as channels,
         ):
+            channels.serve = self.serve
             await node.packages.restore()
             for channel in channels.values():
                 await channel.deployer.restore()
@@ -205,6 +211,9 @@ async def test_wrong_wishes_change_nothing(world: World):
             await channels.remove("none")
         with pytest.raises(InvalidInput, match="first one and stays"):
             await channels.remove("mychannel")
+        for name in ("V1_4_2", "V3_0", ""):
+            with pytest.raises(Unsupported, match="expected V2_0 or V2_5"):
+                await channels.create("trades", capability=name)
         (world.home.ledgers / "trades.db").write_bytes(b"no database" * 100)
         with pytest.raises(StorageError):
             await channels.create("trades")
@@ -231,6 +240,7 @@ async def test_a_channel_of_some_organisations(world: World):
         await world.call(two, "put", "k", "v")
         await two.members.add("Org3", two.orderer)
         assert [*two.members.peers] == ["Org1MSP", "Org2MSP", "Org3MSP"]
+        assert world.served[-1] == [*two.members.peers]
         # The node has keys of a fourth one, which the first channel does not know.
         await two.members.add("Org4", two.orderer)
         later = await channels.create("later")

@@ -1,0 +1,114 @@
+"""Organisations that join and leave a channel by changes of clients."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from chaindock.endorser.genesis import member_group
+from chaindock.errors import Denied, InvalidInput, NotFound
+from chaindock.identity.organization import Organization
+from support.config_updates import change, joins, leaves, timeout
+from support.eventually import eventually
+
+
+@pytest.fixture
+def org(organizations: Any) -> Any:
+    return organizations.first
+
+
+@pytest.fixture
+async def two(node: Any, members: Any, organizations: Any) -> Any:
+    """Both organisations are a majority of the admins."""
+    await node.define()
+    await members.add("Org2", node.orderer)
+    node.admins = [organizations.find(f"Org{number}MSP").admin for number in (1, 2)]
+    return node
+
+
+async def test_an_organisation_of_elsewhere_joins(two, tmp_path):
+    """The node has none of its keys: others endorse, and its users may call."""
+    third = Organization.open(tmp_path / "x", "Org3MSP", "org3.example.com")
+
+    await change(two, joins(third.msp))
+    assert two.endorser.configuration.peers == ["Org1MSP", "Org2MSP", "Org3MSP"]
+    answer = await two.caller.invoke(
+        "basic", [b"put", b"k", b"v"], signer=third.user("clerk")
+    )
+    assert answer.code == 0
+
+
+async def test_an_organisation_of_the_node_joins_with_its_peer(
+    two, members, organizations
+):
+    third = organizations.make("Org3")
+
+    told = asyncio.Event()
+
+    async def updated() -> None:
+        assert [*members.peers] == ["Org1MSP", "Org2MSP", "Org3MSP"]
+        told.set()
+
+    two.orderer.updated = updated
+    await change(two, joins(third.msp))
+    assert told.is_set()
+    call = {"signer": third.user("clerk"), "endorsers": ["Org3MSP", "Org1MSP"]}
+    answer = await two.caller.invoke("basic", [b"put", b"k", b"v"], **call)
+    assert answer.code == 0
+
+
+async def test_an_organisation_leaves_with_its_peer_and_its_identities(
+    two, members, organizations
+):
+    """What it has signed does not count any more, also if it waits for its block."""
+    second = organizations.find("Org2MSP").user("clerk")
+    await members.add("Org3", two.orderer)
+    two.admins.append(organizations.find("Org3MSP").admin)
+    await change(two, timeout("1h"))
+    call = [b"put", b"k", b"v"]
+    waiting = [
+        asyncio.ensure_future(two.caller.invoke("basic", call, **who))
+        for who in (
+            {"signer": second},
+            {"signer": two.user, "endorsers": ["Org1MSP", "Org2MSP"]},
+            {"signer": two.user, "endorsers": ["Org1MSP", "Org3MSP"]},
+        )
+    ]
+    await eventually(lambda: two.orderer.waiting == 3)
+    await change(two, leaves("Org2MSP"))
+    assert [*members.peers] == ["Org1MSP", "Org3MSP"]
+    await two.orderer.cut()
+    assert [one.code for one in await asyncio.gather(*waiting)] == [4, 10, 0]
+    with pytest.raises(NotFound, match="none of those of channel 'mychannel'"):
+        members.get("Org2")
+    with pytest.raises(Denied):
+        await two.caller.invoke("basic", call, signer=second)
+    assert [one["mspid"] for one in members.list()] == ["Org1MSP", "Org3MSP"]
+    # It may come back.
+    await members.add("Org2", two.orderer)
+    assert "Org2MSP" in members.peers
+
+
+async def test_a_call_that_runs_while_an_organisation_leaves_ends_without_it(
+    two, members
+):
+    two.chaincode.hold = asyncio.Event()
+    call = [b"put", b"k", b"v"]
+    running = asyncio.ensure_future(two.caller.invoke("basic", call, signer=two.user))
+    await two.chaincode.entered.acquire()
+    await change(two, leaves("Org2MSP"))
+    two.chaincode.hold.set()
+    assert (await running).code == 0
+
+
+async def test_nobody_joins_under_the_id_of_a_member(two, tmp_path):
+    other = Organization.open(tmp_path / "x", "Org1MSP", "org1.example.com")
+
+    def joins(group: Any) -> None:
+        members = group.groups["Application"].groups
+        members["Org9MSP"].CopyFrom(member_group(other.msp))
+
+    with pytest.raises(InvalidInput, match="two different versions of MSP: Org1MSP"):
+        await change(two, joins)
