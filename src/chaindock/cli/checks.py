@@ -74,7 +74,7 @@ class Check:
 async def examine(
     home: Path, folder: Path | None = None
 ) -> tuple[list[Check], bool, list[str]]:
-    """Make all checks for the node of `home`; wrong settings leave only those of home.
+    """Make all checks for the node of `home`; if a setting is wrong, those of home alone.
 
     Returns: the checks, whether an engine answers, what local processes can run.
     """

@@ -1,4 +1,4 @@
-"""`time`: the time that calls of the node have, for contracts that look at it."""
+"""`time`: the time of calls, which contracts see as the timestamp of transactions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from chaindock.cli.session import Session, command
 
 @click.group()
 def time() -> None:
-    """Change the time that calls have."""
+    """Change the time of calls."""
 
 
 @command("chaindock time show", group=time)
 def time_show(session: Session) -> None:
-    """Show the time that calls have."""
+    """Show the time of calls."""
     _show(session, session.client().get("time"))
 
 
@@ -30,10 +30,11 @@ def time_show(session: Session) -> None:
 )
 @click.argument("when", metavar="TIME")
 def time_set(session: Session, when: str) -> None:
-    """Set the time that calls have; it runs on from there.
+    """Set the time of calls; it runs on from there.
 
-    TIME is ISO 8601, UTC if it has no offset. It becomes the timestamp of transactions, which
-    contracts and histories show. When the node stops, the setting is lost.
+    TIME is ISO 8601, UTC if it has no offset. The time of calls is the timestamp of
+    transactions, which contracts and histories show. When the node stops, the setting
+    is lost.
     """
     try:
         found = datetime.fromisoformat(when)
@@ -55,7 +56,7 @@ def time_set(session: Session, when: str) -> None:
 )
 @click.argument("duration")
 def time_advance(session: Session, duration: str) -> None:
-    """Move the time that calls have forward, by a DURATION such as 90s, 2h or 30d."""
+    """Move the time of calls forward, by a DURATION such as 90s, 2h or 30d."""
     from chaindock.values import WrongValueError, read_duration
 
     if duration.startswith("-"):

@@ -160,10 +160,10 @@ env_command = partial(command, group=env, of_channel=True)
 @_user_option("Admin")
 @_shell_option
 def env_peer(session: Session, org: str | None, user: str, shell: str) -> None:
-    """Print the lines after which the `peer` command works on the node.
+    """Print the variables with which the `peer` command reaches the node.
 
-    It then acts as a user of an organisation, by default as the admin. ORDERER_CA and
-    ORDERER_ADDRESS are for its options; a comment has them all.
+    The command then acts as a user of an organisation, by default as the admin. The last
+    line, a comment, shows the options that name the orderer.
     """
     found = session.client().post("connections", user=user, org=org)
     orderer = found["orderer"]
@@ -208,7 +208,7 @@ def _orderer_flags(found: Mapping[str, Any]) -> Iterator[str]:
 def env_app(
     session: Session, name: str, org: str | None, user: str, shell: str
 ) -> None:
-    """Print the lines that Fabric's sample applications, and ours, read.
+    """Print the variables that Fabric's sample applications read.
 
     The contract NAME may be deployed later.
     """

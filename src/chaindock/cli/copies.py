@@ -29,14 +29,14 @@ _yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 )
 @click.argument("name", required=False, shell_complete=_complete)
 @click.option("--list", "is_list", is_flag=True, help="List the snapshots.")
-@click.option("--rm", "removes", is_flag=True, help="Forget the snapshot NAME.")
+@click.option("--rm", "removes", is_flag=True, help="Remove the snapshot NAME.")
 def snapshot(
     session: Session, name: str | None, *, is_list: bool, removes: bool
 ) -> None:
     """Give the state of the ledger a name, to go back to it.
 
-    Takes no time and no space; a snapshot of that name moves. `chaindock revert NAME`
-    goes back. Snapshots are kept when the node stops.
+    This takes no time and no space. A snapshot that has the name already moves.
+    `chaindock revert NAME` goes back. Snapshots are kept when the node stops.
     """
     client = session.client()
     if is_list:
@@ -52,7 +52,7 @@ def snapshot(
     if removes:
         client.delete("snapshots", name)
         if not session.emits({"name": name}):
-            click.echo(f"snapshot {name} is forgotten", err=True)
+            click.echo(f"snapshot {name} removed", err=True)
         return
     taken = client.post("snapshots", name=name)
     if not session.emits(taken):
@@ -73,8 +73,9 @@ def revert(session: Session, name: str) -> None:
     """Go back to a snapshot.
 
     Later blocks, and all that they changed, are gone; so are later snapshots.
-    Chaincode keeps running. Transactions that wait for a block are refused. Not possible
-    if a chaincode was deployed since: `dump` and `load` also bring back deployments.
+    Chaincode keeps running. Transactions that wait for a block are refused. If a
+    chaincode was deployed since the snapshot, the revert is refused: `dump` and `load`
+    bring back deployments, too.
     """
     found = session.client().post("revert", name=name)
     if not session.emits(found):
@@ -125,8 +126,9 @@ def load(session: Session, file: Path, *, yes: bool) -> None:
 def reset(session: Session, *, yes: bool) -> None:
     """Remove the ledger; the next start begins a new one.
 
-    The node must be stopped. Nothing is deployed then, and channels that were made are
-    gone. Identities and keys stay. Keep a copy by `dump` if you may need the data again.
+    The node must be stopped. Afterwards nothing is deployed, and channels that
+    `chaindock channel create` made are gone. Identities and keys stay. Keep a copy by
+    `dump` if you may need the data again.
     """
     from chaindock.node.copies import reset as remove
 
@@ -139,7 +141,7 @@ def reset(session: Session, *, yes: bool) -> None:
 
 @click.group()
 def ledger() -> None:
-    """Check the ledger, and make its state anew."""
+    """Check the ledger, and rebuild its state."""
 
 
 @command("chaindock ledger verify", group=ledger)
@@ -156,11 +158,10 @@ def ledger_verify(session: Session) -> None:
 
 @command("chaindock ledger rebuild", group=ledger)
 def ledger_rebuild(session: Session) -> None:
-    """Make state, history and indexes anew from the blocks.
+    """Rebuild state, history and indexes from the blocks.
 
-    The node must be stopped. Blocks stay as they are, and so does private data, which
-    stands in no block, as far as it can be read. Needs free space of the size of the
-    ledger.
+    The node must be stopped. Blocks stay as they are. Private data, which no block
+    holds, is kept as far as it can be read. Needs free space of the size of the ledger.
     """
     from chaindock import telemetry
     from chaindock.node.copies import rebuild

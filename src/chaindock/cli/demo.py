@@ -61,7 +61,8 @@ def demo(
 
     Starts a node in a temporary home, builds and starts the example, calls it, shows
     the blocks, and removes everything again. --home is not used. If no back end is
-    configured, it runs as a process where containers cannot be used; the demo says so.
+    configured and no container is possible, the example runs as a process, and the demo
+    says so.
     """
     chosen = list(LANGUAGES) if contract == "all" else [contract]
     run = _Demo(err=session.json, backend=backend, verbose=verbose)
@@ -84,7 +85,7 @@ def examples_folder() -> Path:
 
 
 class _Demo:
-    """One run of it; `err`: on standard error, because standard output gets JSON."""
+    """One run of the demo; `err`: it tells on standard error, as --json has the output."""
 
     def __init__(self, *, err: bool, backend: str | None, verbose: bool) -> None:
         self._err, self._backend, self._verbose = err, backend or "", verbose

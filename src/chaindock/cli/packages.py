@@ -114,8 +114,8 @@ def packages() -> None:
 def packages_ls(session: Session) -> None:
     """List the packages of the node and the chaincodes that run them.
 
-    One that was installed (peer lifecycle chaincode install) stays until it is removed.
-    Any other goes with the last chaincode that runs it.
+    A package that was installed (peer lifecycle chaincode install) stays until it is
+    removed. A package that a deployment brought goes with the last chaincode that runs it.
     """
     session.shows(
         session.client().get("packages")["packages"],
@@ -135,7 +135,7 @@ def packages_ls(session: Session) -> None:
 def packages_rm(session: Session, package_id: str) -> None:
     """Remove a package that no chaincode runs, and its builds.
 
-    ID is a package id, or how one begins.
+    ID is a package id, or the beginning of one.
     """
     client = session.client()
     found = [one["package_id"] for one in client.get("packages")["packages"]]

@@ -37,8 +37,9 @@ _LOG_KEYS = ("time", "stream", "tx", "line")
 def ps(session: Session, *, calls: bool) -> None:
     """List the deployed chaincodes.
 
-    Those of all channels, or of the one that --channel names. NAME@MSPID is what serves
-    the peer of another organisation than the node's first one, since its first call.
+    Lists those of all channels, or of the channel that --channel names. NAME@MSPID is
+    the process or container that serves the peer of another organisation than the
+    node's first one; the first call of that peer starts it.
     """
     found = session.client().ps()
     if session.emits(found):
@@ -196,8 +197,8 @@ def logs(
 ) -> None:
     """Show what a chaincode and its build wrote.
 
-    NAME is a chaincode, also one whose deployment failed, or the id of its package; with
-    @MSPID what serves the peer of that organisation.
+    NAME is a chaincode, even if its deployment failed, or the id of its package.
+    NAME@MSPID is the process or container that serves the peer of that organisation.
     With --json each line is one object: time, stream, tx, line. The transaction is
     known when no other was running, or when the line contains its id.
     """
@@ -235,9 +236,9 @@ def _show_line(event: Mapping[str, Any], *, timestamps: bool, as_json: bool) -> 
 def logspec(session: Session, spec: str | None) -> None:
     """Show or change which lines the node logs.
 
-    A change lasts until the node stops. SPEC is a level, and levels of components where
-    they differ. A level holds for everything below a component too. Levels: fatal,
-    panic, error, warning, info, debug.
+    A change lasts until the node stops. SPEC is the level of all components, then those
+    of single components, which hold for all below these too. Levels: fatal, panic,
+    error, warning, info, debug.
     """
     client = session.client()
     found = client.put("logspec", spec=spec) if spec else client.get("logspec")

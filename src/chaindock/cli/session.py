@@ -1,4 +1,4 @@
-"""What commands share: the home, --json, and the form of its help."""
+"""What commands share: the home, --json, and the form of their help."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Session:
     def require(self, what: str, *, yes: bool) -> None:
         """Return if the user wants `what`, e.g. "remove the ledger"; else end.
 
-        `yes`: he has said so.
+        `yes`: --yes was given.
         """
         if yes:
             return

@@ -1,4 +1,4 @@
-"""What a chaincode is to be, where it runs, its states, and when it is started again.
+"""What users want of a chaincode, where it runs, its states, and when it is restarted.
 
 A retryable failure is tried again for ever, any other failure a few times in a row, and a
 build that cannot succeed not at all. A run that died while it worked on a call is launched
@@ -32,7 +32,7 @@ BY_HAND: Final = "dev"
 
 
 class Target(StrEnum):
-    """What a chaincode is to be."""
+    """What users want of a chaincode."""
 
     RUNNING = "running"
     STOPPED = "stopped"

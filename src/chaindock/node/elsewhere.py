@@ -25,13 +25,13 @@ _VARIABLES: Final = {
 
 
 class Elsewhere:
-    """Which chaincodes run so now: one process has one time zone for its whole life."""
+    """The chaincodes that run elsewhere now: a process never changes its time zone."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._ccids: set[Ccid] = set()
         self.turn = asyncio.Lock()
-        """Held by who compares runs: in two at once, some would run in the wrong place."""
+        """Held while runs are compared: each comparison moves the chaincode."""
 
     def settings(self, ccid: Ccid, usual: RunSettings) -> RunSettings:
         """Return what a run of `ccid` gets."""

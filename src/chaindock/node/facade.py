@@ -205,11 +205,11 @@ class Node:
         return result(deployed, self.custodian, began)
 
     async def stop(self, name: str, channel: str | None = None) -> None:
-        """End its run; it stays deployed and stopped. Raises NotFound."""
+        """Stop a chaincode; it stays deployed. Raises NotFound."""
         await self.channel(channel).deployer.stop(name)
 
     async def remove(self, name: str, channel: str | None = None) -> None:
-        """Stop it and forget it; the ledger keeps its state. Raises NotFound."""
+        """Stop a chaincode and remove it; the ledger keeps its state. Raises NotFound."""
         await self.channel(channel).deployer.remove(name)
 
     def ps(self, channel: str | None = None) -> Sequence[Running]:
@@ -226,10 +226,10 @@ class Node:
         ]
 
     def log_files(self, name: str, channel: str | None = None) -> Sequence[Path]:
-        """Return the output files of its attempts, oldest first. Raises NotFound.
+        """Return the output files of the attempts, oldest first. Raises NotFound.
 
         `name` is that of a chaincode, also of one that never came up, or a package id;
-        with @MSPID of what serves the peer of that organisation.
+        NAME@MSPID means the run that serves the peer of that organisation.
         """
         wanted = self.channel(channel)
         name, mspid = split_peer(Ccid(name))

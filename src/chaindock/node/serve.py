@@ -60,7 +60,7 @@ WANTED: Final = 12_288
 _MOST_ON_MACOS: Final = 10_240
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _RESERVED: Final = 500
-"""For listeners, streams with chaincode, output files."""
+"""Open files that proposals leave to listeners, streams with chaincode and output."""
 _PER_PROPOSAL: Final = 3
 """A client's socket, and the database and its log when no other proposal reads them."""
 
@@ -71,7 +71,7 @@ async def serve(config: Config, ready: Callable[[NodeStatus], None]) -> None:
     `ready` is called once with how the node is, when the admin API answers; it is quick.
 
     Raises: NodeAlreadyRunning, NodeError, LedgerError and others when it cannot start.
-    Cancelled: it goes down in order, then the cancellation goes on.
+    Cancelled: the node goes down in order, then the cancellation is raised.
     """
     # By itself glibc keeps blocks of up to 32 MiB that are free, one size after the other:
     # after some large messages of chaincode the process had 320 MiB instead of 200.

@@ -48,7 +48,8 @@ HEALTH_S: Final = 30.0
 """As in Fabric; each check has a shorter limit of its own."""
 _BODY_BYTES: Final = 64 * 1024
 _UNREAD_BYTES: Final = 16 * 1024
-"""Of a connection. A client that sends many requests at once is answered once."""
+"""Bytes of a connection that the system takes before the node reads them. So a client
+that sends many requests at once is answered once."""
 _CLOSE_S: Final = 1.0
 _NEED_CERTIFICATE: Final = frozenset({"/metrics", "/logspec"})
 

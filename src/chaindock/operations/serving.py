@@ -250,7 +250,7 @@ class _Connection:
     transport: asyncio.Transport | None = None
 
     def close(self) -> None:
-        """Close it at once; a request that is not in progress yet never will be."""
+        """Close the connection at once; a request that has not begun never does."""
         if self.transport is not None:
             self.transport.abort()
         elif self.connecting is not None:

@@ -53,7 +53,7 @@ class Route:
         separate: its containers do not reach each other.
         known_before: addresses that this machine had before the network was made; empty
             when the network is older than this process.
-        through: the name of this machine in a container, if the network ends on another.
+        through: how containers call this machine, if the network ends on another one.
         interface: that of the gateway; an engine may take it down between two containers.
     """
 

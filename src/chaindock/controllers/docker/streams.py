@@ -42,7 +42,7 @@ LOST = "[some output is missing here]"
 class Demultiplexer:
     """Split `{stream, 0, 0, 0, length}` frames; a stream without them is stdout.
 
-    An error of the engine is no output: it is dropped, and it is the last that comes.
+    An error of the engine is no output: it is dropped, and nothing comes after it.
     """
 
     def __init__(self) -> None:
