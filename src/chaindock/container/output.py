@@ -35,17 +35,14 @@ _CAUSE: Final = "output"
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """How much output is kept.
-
-    Args:
-        former: removed chaincodes whose output is kept.
-    """
+    """How much output is kept."""
 
     keep: Count = option(5, "chaindock.output.keep")
     """Number of attempts per chaincode whose output is kept."""
     max_bytes: Bytes = option(16 * MIB, "chaindock.output.size")
     """Size of the output kept of one attempt."""
     former: int = 10
+    """Removed chaincodes whose output is kept."""
     echo: bool = option(False, "vm.docker.attachStdout")
     """Log the output of chaincode, also of processes, at level info instead of
     debug."""

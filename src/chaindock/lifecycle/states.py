@@ -125,10 +125,7 @@ def hint(state: LaunchState, name: str) -> str:
 
 @dataclass(frozen=True)
 class CustodianOptions:
-    """How chaincodes are launched, stopped and started again.
-
-    A run of `stable_s` resets the count of failures.
-    """
+    """How chaincodes are launched, stopped and started again."""
 
     parallel: int = 0
     drain_s: SecondsOrNone = option(30.0, "chaindock.launch.drain")
@@ -143,6 +140,7 @@ class CustodianOptions:
     retries: Whole = option(5, "chaindock.launch.retries")
     """Retries of a failed launch, after which the node gives up."""
     stable_s: float = 60.0
+    """A run of so many seconds resets the count of failures."""
 
 
 class RestartPolicy:

@@ -76,16 +76,13 @@ _STATUS: Final = {
 
 @dataclass(frozen=True)
 class AdminOptions:
-    """Limits of the admin API.
-
-    Args:
-        max_call_bytes: of the JSON body of a call (arguments are base64 in it).
-        close_s: seconds that open requests get when the node stops.
-    """
+    """Limits of the admin API."""
 
     max_package_bytes: Bytes = option(100 * MIB, "chaindock.package.size")
     max_call_bytes: int = 160 * MIB
+    """Bytes of the JSON body of a call; arguments are base64 in it."""
     close_s: float = 2.0
+    """Seconds that open requests get when the node stops."""
 
 
 def reply(body: Any, status: int = 200) -> web.Response:

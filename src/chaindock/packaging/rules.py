@@ -24,16 +24,7 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 @dataclass(frozen=True)
 class Limits:
-    """How large a package may be; a larger one is refused while it is read.
-
-    Args:
-        ratio: decompressed to compressed size, once `ratio_from_bytes` came out.
-        ratio_from_bytes: up to this size any ratio is allowed.
-        metadata_bytes: metadata.json.
-        index_bytes: one file under META-INF.
-        name_bytes: a name in UTF-8.
-        depth: path elements of a name.
-    """
+    """How large a package may be; a larger one is refused while it is read."""
 
     package_bytes: Bytes = option(100 * MIB, "chaindock.package.size")
     """Largest package file."""
@@ -42,11 +33,17 @@ class Limits:
     files: Count = option(20_000, "chaindock.package.files")
     """Largest number of entries in an archive, implied directories included."""
     ratio: int = 200
+    """Decompressed to compressed size, once `ratio_from_bytes` came out."""
     ratio_from_bytes: int = 16 * MIB
+    """Up to this size any ratio is allowed."""
     metadata_bytes: int = 64 * 1024
+    """Bytes of metadata.json."""
     index_bytes: int = MIB
+    """Bytes of one file under META-INF."""
     name_bytes: int = 512
+    """Bytes of a name in UTF-8."""
     depth: int = 64
+    """Path elements of a name."""
 
 
 def broken(

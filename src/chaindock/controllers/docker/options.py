@@ -145,24 +145,21 @@ _ALWAYS = Syntax(
 
 @dataclass(frozen=True)
 class EndpointOptions:
-    """Where the container engine is.
-
-    Args:
-        docker_host, docker_context: DOCKER_HOST and DOCKER_CONTEXT of the user.
-        docker_config: directory of the Docker CLI's config.json (DOCKER_CONFIG).
-        auth_file: Podman's file of logins (REGISTRY_AUTH_FILE).
-        runtime_dir: XDG_RUNTIME_DIR.
-        connect_s: seconds that one address has to answer.
-    """
+    """Where the container engine is."""
 
     endpoint: str = option("", "vm.endpoint")
     """Address of the container engine: unix, tcp, http or https; unset = look for one,
     empty = use none."""
     docker_host: str = ""
+    """DOCKER_HOST of the user."""
     docker_context: str = ""
+    """DOCKER_CONTEXT of the user."""
     docker_config: Path | None = None
+    """Directory of the Docker CLI's config.json (DOCKER_CONFIG)."""
     auth_file: Path | None = None
+    """Podman's file of logins (REGISTRY_AUTH_FILE)."""
     runtime_dir: Path | None = None
+    """XDG_RUNTIME_DIR."""
     home: Path | None = None
     tls: bool = option(False, "vm.docker.tls.enabled")
     """Use TLS for an engine at tcp://."""
@@ -173,6 +170,7 @@ class EndpointOptions:
     key_file: Path | None = option(None, "vm.docker.tls.key.file")
     """Private key of the client certificate, PEM."""
     connect_s: float = 2.0
+    """Seconds that one address has to answer."""
 
     @property
     def named(self) -> bool:
@@ -279,18 +277,13 @@ class CompileOptions:
 
 @dataclass(frozen=True)
 class DockerOptions:
-    """Everything about the Docker back end.
-
-    Args:
-        images: by the name of the language.
-        chaincode_port: port in the container of chaincode that the node dials.
-        path: where programs of this machine are looked for, as a PATH.
-    """
+    """Everything about the Docker back end."""
 
     endpoint: EndpointOptions = field(default_factory=EndpointOptions)
     images: Mapping[str, LanguageImages] = field(
         default_factory=lambda: {one.name: one.images for one in PLATFORMS}
     )
+    """By the name of the language."""
     pull: Pull = option(
         "missing",
         "chaindock.docker.pull",
@@ -307,4 +300,6 @@ class DockerOptions:
     sandbox: SandboxOptions = field(default_factory=SandboxOptions)
     compile: CompileOptions = field(default_factory=CompileOptions)
     chaincode_port: int = 9999
+    """Port in the container of chaincode that the node dials."""
     path: str = "/usr/sbin:/sbin:/usr/bin:/bin"
+    """Where programs of this machine are looked for, as a PATH."""
