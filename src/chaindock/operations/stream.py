@@ -119,7 +119,7 @@ async def _settle(
 
 async def stream_lines(
     request: web.Request,
-    batches: AsyncGenerator[list[LogLine] | list[dict[str, Any]], None],
+    batches: AsyncGenerator[list[dict[str, Any]], None],
     kind: str = "line",
 ) -> web.StreamResponse:
     """Stream batches of lines until they end or the client disconnects.
@@ -131,12 +131,7 @@ async def stream_lines(
     with contextlib.suppress(ConnectionError):
         async with contextlib.aclosing(batches) as open_batches:
             async for batch in open_batches:
-                lines = [
-                    _line(
-                        {"event": kind, **(one if isinstance(one, dict) else vars(one))}
-                    )
-                    for one in batch
-                ]
+                lines = (_line({"event": kind, **one}) for one in batch)
                 await response.write(b"".join(lines))
         await response.write_eof()
     return response
@@ -145,31 +140,20 @@ async def stream_lines(
 # --- output files ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class LogLine:
-    """One line.
+def parse_line(raw: bytes) -> dict[str, Any]:
+    """Return `time`, `stream`, `line` and `tx` of `<iso time> <stream>[@<tx>] <text>`.
 
-    Args:
-        time: ISO 8601 UTC; "" for a note of the node.
-        stream: build, stdout, stderr or note.
-        tx: the transaction that wrote the line; None = none, or not known.
+    `tx` is the transaction that wrote the line; None = none, or not known. Any other line
+    is a note of the node, without a time ("").
     """
-
-    time: str
-    stream: str
-    line: str
-    tx: str | None = None
-
-
-def parse_line(raw: bytes) -> LogLine:
-    """Parse `<iso time> <stream>[@<tx>] <text>`; any other line is a note."""
     text = raw.decode(errors="replace")
     parts = text.split(" ", 2)
     if len(parts) == 3:
         stream, _, tx = parts[1].partition("@")
         if stream in _STREAMS:
-            return LogLine(parts[0], stream, parts[2], tx or None)
-    return LogLine("", "note", text)
+            time, _, line = parts
+            return {"time": time, "stream": stream, "line": line, "tx": tx or None}
+    return {"time": "", "stream": "note", "line": text, "tx": None}
 
 
 @dataclass(frozen=True)
@@ -189,7 +173,7 @@ class Tail:
 
     async def batches(
         self, *, follow: bool = False
-    ) -> AsyncGenerator[list[LogLine], None]:
+    ) -> AsyncGenerator[list[dict[str, Any]], None]:
         """Yield the lines, oldest first; with `follow`, until `over`."""
         path = self._pick()
         while follow and path is None and not self.over():
@@ -214,7 +198,7 @@ class Tail:
 
     async def _drain(
         self, reader: _Reader, *, follow: bool
-    ) -> AsyncIterator[list[LogLine]]:
+    ) -> AsyncIterator[list[dict[str, Any]]]:
         last_look = False
         while True:
             lines = await asyncio.to_thread(reader.take)
@@ -241,7 +225,7 @@ class _Reader:
         self._looks = 0
         self._file: BinaryIO | None = None
 
-    def take(self) -> list[LogLine]:
+    def take(self) -> list[dict[str, Any]]:
         """Return the complete lines of the next chunk; [] = none at present."""
         try:
             if self._file is None:
@@ -259,7 +243,7 @@ class _Reader:
             return self.take() if len(self._partial) < CHUNK else self.rest()
         return [parse_line(line) for line in lines]
 
-    def rest(self) -> list[LogLine]:
+    def rest(self) -> list[dict[str, Any]]:
         """Return the last line if it has no end."""
         partial, self._partial = self._partial, b""
         return [parse_line(partial)] if partial else []

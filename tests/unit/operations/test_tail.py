@@ -32,7 +32,7 @@ def store(tmp_path):
 
 
 async def read(tail: Tail) -> list[str]:
-    return [line.line async for batch in tail.batches() for line in batch]
+    return [line["line"] async for batch in tail.batches() for line in batch]
 
 
 class Following:
@@ -46,7 +46,7 @@ class Following:
     async def run(self) -> None:
         async with aclosing(self._tail.batches(follow=True)) as batches:
             async for batch in batches:
-                self.lines += [line.line for line in batch]
+                self.lines += [line["line"] for line in batch]
                 self._more.set()
 
     async def until(self, last: str) -> None:
@@ -135,22 +135,27 @@ async def test_a_line_tells_its_transaction_if_it_has_one(store):
     output.write("of none", "stderr")
     tail = Tail(lambda: [output.path])
     first, second = [line async for batch in tail.batches() for line in batch]
-    assert (first.stream, first.tx, first.line) == ("stdout", "ab" * 32, "of a call")
-    assert (second.stream, second.tx, second.line) == ("stderr", None, "of none")
-    assert vars(first)["tx"] == "ab" * 32
+    told = {"stream": "stdout", "tx": "ab" * 32, "line": "of a call"}
+    assert first == {"time": first["time"], **told}
+    assert second == {
+        "time": second["time"],
+        "stream": "stderr",
+        "tx": None,
+        "line": "of none",
+    }
 
 
 def test_a_stream_that_is_none_of_ours_is_a_remark():
-    assert parse_line(b"2026-11-24T10:00:00Z std@f00d x").stream == "note"
+    assert parse_line(b"2026-11-24T10:00:00Z std@f00d x")["stream"] == "note"
 
 
 def test_lines_that_are_not_ours_are_remarks():
     line = parse_line(b"[earlier output dropped]")
-    assert (line.time, line.stream, line.line) == (
+    assert (line["time"], line["stream"], line["line"]) == (
         "",
         "note",
         "[earlier output dropped]",
     )
     line = parse_line(b"2026-11-24T10:00:00Z stderr a  b \xff")
-    assert (line.time, line.stream) == ("2026-11-24T10:00:00Z", "stderr")
-    assert line.line == "a  b \N{REPLACEMENT CHARACTER}"
+    assert (line["time"], line["stream"]) == ("2026-11-24T10:00:00Z", "stderr")
+    assert line["line"] == "a  b \N{REPLACEMENT CHARACTER}"
