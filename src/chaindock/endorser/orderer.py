@@ -378,10 +378,12 @@ class Orderer:
             return
         if txs[0].is_config:
             made, size = partial(Configuration, txs[0].envelope), len(txs[0].envelope)
+            before = self._configuration.msps.mspids
             self._configuration.adopt(await off_loop(size * PER_BYTE, made))
-            # What waits may be signed by somebody who is no member any more.
-            again = partial(self._check_again, (*self._urgent, *self._queue))
-            await off_loop(self._bytes * PER_BYTE, again)
+            if not set(before) <= set(self._configuration.msps.mspids):
+                # What waits may be signed by somebody who is no member any more.
+                again = partial(self._check_again, (*self._urgent, *self._queue))
+                await off_loop(self._bytes * PER_BYTE, again)
             self._options = in_force(self._given, self._configuration.config)
         for index, waiting in enumerate(batch):
             if not waiting.done.done():
