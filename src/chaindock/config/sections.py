@@ -105,16 +105,10 @@ class LogOptions:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that was set, and where it was.
-
-    Args:
-        home: absolute.
-        settings: every known key with value and origin, for `config show`.
-        ignored: keys of Fabric that were found and have no effect here.
-        warnings: sentences for the user.
-    """
+    """Everything that was set, and where it was."""
 
     home: Path
+    """Absolute."""
     process: ProcessOptions
     node: NodeOptions = field(default_factory=NodeOptions)
     log: LogOptions = field(default_factory=LogOptions)
@@ -135,8 +129,11 @@ class Config:
     build: BuildEnvironment = field(default_factory=BuildEnvironment)
     chaincodes: ChaincodeSections = field(default_factory=ChaincodeSections)
     settings: tuple[Setting, ...] = ()
+    """Every known key with value and origin, for `config show`."""
     ignored: tuple[Ignored, ...] = ()
+    """Keys of Fabric that were found and have no effect here."""
     warnings: tuple[str, ...] = ()
+    """Sentences for the user."""
 
 
 def defaults(home: Path, env: Mapping[str, str]) -> tuple[Config, dict[str, str]]:

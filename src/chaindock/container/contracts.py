@@ -190,21 +190,18 @@ _SHELL_TEXTS: Final[dict[Cause | None, str]] = {
 
 @dataclass(frozen=True)
 class Exit:
-    """How a run ended.
-
-    Args:
-        code: exit code; None when a signal or the engine ended it.
-        signal: number of the signal; None when it exited by itself.
-        oom: the memory limit ended it.
-        reason: what the others do not say, one phrase for people.
-        cause: None = as the others say; without any of them the engine lost it.
-    """
+    """How a run ended."""
 
     code: int | None
+    """Exit code; None when a signal or the engine ended it."""
     signal: int | None = None
+    """Number of the signal; None when it exited by itself."""
     oom: bool = False
+    """The memory limit ended it."""
     reason: str = ""
+    """What the others do not say, one phrase for people."""
     cause: Cause | None = None
+    """None = as the others say; without any of them the engine lost it."""
 
     def __post_init__(self) -> None:
         if self.cause is not None:

@@ -122,25 +122,22 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class Identity:
-    """A checked identity, equal to itself alone; `role` is its only NodeOU.
-
-    Args:
-        expires: in UTC.
-        certifiers: `certifiers_of` the CAs above it, which policies name.
-        units: all organisational units of its subject.
-        point: the public key, as a point of its curve.
-        fingerprint: SHA-256 of the certificate.
-    """
+    """A checked identity, equal to itself alone; `role` is its only NodeOU."""
 
     mspid: str
     role: Role
     certificate: x509.Certificate
     expires: dt.datetime
+    """In UTC."""
     key: EllipticCurvePublicKey
     certifiers: bytes = b""
+    """`certifiers_of` the CAs above it, which policies name."""
     units: frozenset[str] = frozenset()
+    """All organisational units of its subject."""
     point: bytes = b""
+    """The public key, as a point of its curve."""
     fingerprint: bytes = b""
+    """SHA-256 of the certificate."""
 
     def verify(self, message: bytes, signature: bytes) -> None:
         """Check `signature` over SHA-256 of `message`; also its S. Raises: Denied."""

@@ -223,17 +223,14 @@ class Deployments:
 
 @dataclass(eq=False)
 class Fleet:
-    """All deployments of a node. Use it on the event loop.
-
-    Args:
-        targets: what is local to the node.
-        installed: the packages that are here; `lifecycle.Packages` keeps it true.
-        channels: what is deployed in each channel.
-    """
+    """All deployments of a node. Use it on the event loop."""
 
     targets: TargetState
+    """What is local to the node."""
     installed: set[Ccid] = field(default_factory=set)
+    """The packages that are here; `lifecycle.Packages` keeps it true."""
     channels: dict[ChannelId, Deployments] = field(default_factory=dict)
+    """What is deployed in each channel."""
 
     def __post_init__(self) -> None:
         self._coming: set[tuple[Ccid, Name]] = set()

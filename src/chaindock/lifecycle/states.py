@@ -41,18 +41,15 @@ class Target(StrEnum):
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a package runs.
-
-    Args:
-        asked: `auto`, or the back end that a user chose.
-        given: the back end that runs the package; "" = not decided yet. Once decided,
-            it changes only when a user asks for another one.
-        why: the reason for `given`, in one phrase.
-    """
+    """Where a package runs."""
 
     asked: str = AUTO
+    """`auto`, or the back end that a user chose."""
     given: str = ""
+    """The back end that runs the package; "" = not decided yet. Once decided, it
+    changes only when a user asks for another one."""
     why: str = ""
+    """The reason for `given`, in one phrase."""
 
     def require_free(self, ccid: Ccid, asked: str, others: Collection[str]) -> None:
         """Check that a back end that a user asks for suits the package's other users.

@@ -33,19 +33,17 @@ _Blocks = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 class Terms:
     """What a user says of a definition.
 
-    Args:
-        version: None = as it is for the same package, else `<sequence>.0`.
-        init_required: callers must send an Init first.
-        policy: the serialised ApplicationPolicy for endorsements; None = as it is.
-        collections: None = as they are.
-
     Raises: InvalidInput: no version can be like that.
     """
 
     version: str | None = None
+    """None = as it is for the same package, else `<sequence>.0`."""
     init_required: bool = False
+    """Callers must send an Init first."""
     policy: bytes | None = None
+    """The serialised ApplicationPolicy for endorsements; None = as it is."""
     collections: CollectionConfigPackage | None = None
+    """None = as they are."""
 
     def __post_init__(self) -> None:
         if self.version is not None:
@@ -53,17 +51,14 @@ class Terms:
 
 
 class Said(msgspec.Struct, forbid_unknown_fields=True):
-    """Terms as JSON; what is left out stays as it is.
-
-    Args:
-        signature_policy: e.g. `OR('Org1MSP.peer')`.
-        channel_config_policy: path of a policy of the channel.
-        collections: what the peer CLI's file holds.
-    """
+    """Terms as JSON; what is left out stays as it is."""
 
     signature_policy: str = ""
+    """E.g. `OR('Org1MSP.peer')`."""
     channel_config_policy: str = ""
+    """Path of a policy of the channel."""
     collections: Any = None
+    """What the peer CLI's file holds."""
 
     def terms(self, version: str | None, *, init_required: bool) -> Terms:
         """Return them, with what is said apart. Raises: InvalidInput."""

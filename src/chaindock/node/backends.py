@@ -34,20 +34,17 @@ _LOOK_EVERY_S: Final = 5.0
 
 @dataclass
 class Backends:
-    """The controllers of a running node.
-
-    Args:
-        default: what `chaindock.backend` says: `auto`, `docker` or `process`.
-        docker: None = no engine is to be used.
-        named: the user named an engine (DOCKER_HOST, a context or vm.endpoint).
-        targets: says what runs where.
-    """
+    """The controllers of a running node."""
 
     default: str
+    """What `chaindock.backend` says: `auto`, `docker` or `process`."""
     docker: DockerController | None
+    """None = no engine is to be used."""
     process: ProcessController
     targets: TargetState
+    """Where each package runs."""
     named: bool
+    """The user named an engine (DOCKER_HOST, a context or vm.endpoint)."""
 
     def __post_init__(self) -> None:
         self._error: EngineError | None = None

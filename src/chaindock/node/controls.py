@@ -21,15 +21,12 @@ _LAST_S: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 @dataclass(frozen=True)
 class Controls:
-    """Changes the channel of `caller`.
-
-    Args:
-        caller: of the node; its clock is the one that is set.
-        admin: signs changes of the state.
-    """
+    """Changes the channel of `caller`."""
 
     caller: Caller
+    """Of the node; its clock is the one that is set."""
     admin: SigningIdentity
+    """Signs changes of the state."""
 
     async def write(
         self, name: str, writes: Iterable[tuple[str, bytes]], collection: str = ""

@@ -158,18 +158,15 @@ def parse_line(raw: bytes) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Tail:
-    """The output of one chaincode.
-
-    Args:
-        files: returns the output files, oldest first; asked again while following.
-        previous: read the file before the last one.
-        over: whether a follower is to end.
-    """
+    """The output of one chaincode."""
 
     files: Callable[[], Sequence[Path]]
+    """Returns the output files, oldest first; asked again while following."""
     previous: bool = False
+    """Read the file before the last one."""
     poll_s: float = POLL_S
     over: Callable[[], bool] = lambda: False
+    """Whether a follower is to end."""
 
     async def batches(
         self, *, follow: bool = False

@@ -100,15 +100,12 @@ class GzipReader:
 
 @dataclass(frozen=True)
 class Entry:
-    """One file or directory of an archive.
-
-    Args:
-        name: checked; no slash at the end.
-        size: bytes of content; 0 for a directory.
-    """
+    """One file or directory of an archive."""
 
     name: str
+    """Checked; no slash at the end."""
     size: int
+    """Bytes of content; 0 for a directory."""
     is_folder: bool = False
     executable: bool = False
 

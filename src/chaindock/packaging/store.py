@@ -39,23 +39,20 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True)
 class StoredPackage:
-    """A package in the store.
-
-    Args:
-        package_type: lower case.
-        code_digest: SHA-256 of code.tar.gz, hex.
-        path: the package file; it belongs to the store.
-        index_names: of the index definitions in code.tar.gz.
-    """
+    """A package in the store."""
 
     ccid: Ccid
     label: str
     package_type: str
+    """Lower case."""
     import_path: str
     code_digest: str
+    """SHA-256 of code.tar.gz, hex."""
     path: Path
+    """The package file; it belongs to the store."""
     limits: Limits = field(default_factory=Limits, repr=False)
     index_names: tuple[str, ...] = ()
+    """Of the index definitions in code.tar.gz."""
 
     async def unpack(self, into: Path) -> None:
         """Extract code.tar.gz into `into`, an empty directory, made when missing.

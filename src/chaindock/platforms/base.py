@@ -44,52 +44,43 @@ class Connection(StrEnum):
 
 @dataclass(frozen=True)
 class Selection:
-    """What is packaged of a source directory.
-
-    Args:
-        files: sorted by `name`; names start with `src/` or `META-INF/`.
-        import_path: `path` in metadata.json (the Go import path; else "").
-        package_type: `type` in metadata.json.
-        warnings: what the user should know about the choice.
-    """
+    """What is packaged of a source directory."""
 
     files: tuple[SourceFile, ...]
+    """Sorted by `name`; names start with `src/` or `META-INF/`."""
     import_path: str
+    """`path` in metadata.json (the Go import path; else "")."""
     package_type: str
+    """`type` in metadata.json."""
     warnings: tuple[str, ...] = ()
+    """What the user should know about the choice."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One program of a build; `argv`, `cwd` and values of `env` have placeholders.
-
-    Args:
-        phase: which phase of the attempt it belongs to.
-        cwd: created if it is missing.
-        title: what people read; "" = the command.
-    """
+    """One program of a build; `argv`, `cwd` and values of `env` have placeholders."""
 
     phase: Literal["dependencies", "compile"]
+    """Which phase of the attempt it belongs to."""
     argv: tuple[str, ...]
     cwd: str
+    """Created if it is missing."""
     env: Mapping[str, str] = field(default_factory=dict)
     title: str = ""
+    """What people read; "" = the command."""
 
 
 @dataclass(frozen=True)
 class LaunchCommand:
-    """How the built chaincode is started; all have run-time placeholders.
-
-    Args:
-        concurrency: transactions at a time on one stream; None = unlimited
-            (the Python shim allows one).
-    """
+    """How the built chaincode is started; all have run-time placeholders."""
 
     argv: tuple[str, ...]
     cwd: str
     connection: Connection
     env: Mapping[str, str] = field(default_factory=dict)
     concurrency: int | None = None
+    """Transactions at a time on one stream; None = unlimited (the Python shim allows
+    one)."""
 
 
 @dataclass(frozen=True)
@@ -107,20 +98,17 @@ class BuildPlan:
 
 @dataclass(frozen=True)
 class Tool:
-    """A program that builds and runs of a language need on the host: {tool:NAME} in plans.
-
-    Args:
-        install: what to do when it is missing.
-        version: arguments with which it prints its version.
-        probe: arguments with which it ends with 0 if nothing of it is missing.
-        lacks: what it lacks otherwise, and what to do: for `doctor`.
-    """
+    """A program that builds and runs of a language need on the host: {tool:NAME} in plans."""
 
     name: str
     install: str
+    """What to do when it is missing."""
     version: tuple[str, ...] = ("--version",)
+    """Arguments with which it prints its version."""
     probe: tuple[str, ...] = ()
+    """Arguments with which it ends with 0 if nothing of it is missing."""
     lacks: tuple[str, str] = ("", "")
+    """What it lacks otherwise, and what to do: for `doctor`."""
 
 
 @dataclass(frozen=True)

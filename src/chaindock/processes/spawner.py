@@ -43,22 +43,19 @@ BUILD_NICE = 10
 
 @dataclass(frozen=True)
 class Record:
-    """One started process group.
-
-    Args:
-        run_id: unique; also the name of the run's private directory.
-        kind: "run" or "build".
-        pid: of the leader; its group and session have the same number.
-        created: when the leader started, seconds since the epoch as psutil tells it.
-    """
+    """One started process group."""
 
     run_id: str
+    """Unique; also the name of the run's private directory."""
     node_id: str
     ccid: Ccid
     attempt: str
     kind: str
+    """"run" or "build"."""
     pid: int
+    """Of the leader; its group and session have the same number."""
     created: float
+    """When the leader started, seconds since the epoch as psutil tells it."""
 
 
 class Records:

@@ -46,25 +46,22 @@ _NO_NEIGHBOURS = {"com.docker.network.bridge.enable_icc": "false"}
 
 @dataclass(frozen=True)
 class Route:
-    """A network of the node, as a route to it.
-
-    Args:
-        gateway: its address on the engine's machine.
-        separate: its containers do not reach each other.
-        known_before: addresses that this machine had before the network was made; empty
-            when the network is older than this process.
-        through: how containers call this machine, if the network ends on another one.
-        interface: that of the gateway; an engine may take it down between two containers.
-    """
+    """A network of the node, as a route to it."""
 
     network: str
     gateway: str
+    """Its address on the engine's machine."""
     internal: bool
     separate: bool
+    """Its containers do not reach each other."""
     known_before: Container[str] = ()
+    """Addresses that this machine had before the network was made; empty when the
+    network is older than this process."""
     through: str = ""
+    """How containers call this machine, if the network ends on another one."""
     rootless: bool = False
     interface: str = ""
+    """That of the gateway; an engine may take it down between two containers."""
 
     @property
     def listen_on(self) -> str:

@@ -34,25 +34,23 @@ _ALWAYS = (Ulimit("nofile", 4096, 4096), Ulimit("nproc", 4096, 4096))
 
 @dataclass(frozen=True)
 class Attachment:
-    """How one container is connected.
-
-    Args:
-        peer: host:port of the node for the container; "" = the node dials it, at a
-            published port if it `publishes` one.
-        isolation: what it can reach, for people. weaker: what should not be open.
-        neighbours: other chaincode of the node may reach the container.
-        open_to_users: why every user of this machine can; "" = only the node's user.
-    """
+    """How one container is connected."""
 
     network: str
     peer: str
+    """The node for the container, as host:port; "" = the node dials it, at a published
+    port if it `publishes` one."""
     isolation: str
+    """What the container can reach, for people."""
     dns: tuple[str, ...] = ()
     extra_hosts: tuple[str, ...] = ()
     publishes: bool = False
     weaker: tuple[str, ...] = ()
+    """What should not be open."""
     neighbours: bool = False
+    """Other chaincode of the node may reach the container."""
     open_to_users: str = ""
+    """Why every user of this machine can; "" = only the node's user."""
 
 
 def own_labels(node: NodeLabels, attempt: Attempt, role: str) -> dict[str, str]:
