@@ -26,7 +26,6 @@ from chaindock.container.output import OutputOptions
 from chaindock.controllers.docker.options import DockerOptions, EndpointOptions
 from chaindock.controllers.process.options import ProcessOptions
 from chaindock.endorser.cutting import OrdererOptions
-from chaindock.endorser.endorser import EndorserOptions
 from chaindock.gateway.options import GatewayOptions
 from chaindock.ids import require_channel
 from chaindock.ledger.options import LedgerOptions
@@ -37,7 +36,7 @@ from chaindock.options import option
 from chaindock.packaging.rules import Limits
 from chaindock.platforms.registry import PLATFORMS
 from chaindock.telemetry.spec import LogSpec
-from chaindock.values import Syntax, checked
+from chaindock.values import Syntax, Whole, checked
 
 _LOG_SPEC = checked(LogSpec.parse)
 _CHANNEL = checked(
@@ -70,6 +69,9 @@ class NodeOptions:
     node."""
     network_id: str = option("dev", "peer.networkId")
     """Part of the names of containers and images."""
+    proposals: Whole = option(2500, "peer.limits.concurrency.endorserService")
+    """Largest number of proposals at once; 0 = as many as the limit of open files
+    allows."""
     logging_level: str = option("info", "chaincode.logging.level")
     """Log level of the chaincode, for its shim."""
     logging_shim: str = option("warning", "chaincode.logging.shim")
@@ -117,7 +119,6 @@ class Config:
     calls: CallOptions = field(default_factory=CallOptions)
     launch: LaunchOptions = field(default_factory=LaunchOptions)
     listen: ListenOptions = field(default_factory=ListenOptions)
-    endorser: EndorserOptions = field(default_factory=EndorserOptions)
     gateway: GatewayOptions = field(default_factory=GatewayOptions)
     orderer: OrdererOptions = field(default_factory=OrdererOptions)
     ledger: LedgerOptions = field(default_factory=LedgerOptions)

@@ -30,9 +30,7 @@ from chaindock.errors import (
     TransactionExists,
 )
 from chaindock.identity.organization import full_mspid
-from chaindock.options import option
 from chaindock.telemetry import get_logger, is_on, metrics
-from chaindock.values import Whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -53,15 +51,6 @@ if TYPE_CHECKING:
 
 _LOGGER: Final = "endorser"
 _log = get_logger(_LOGGER)
-
-
-@dataclass(frozen=True)
-class EndorserOptions:
-    """How many proposals are worked on at once; above, a proposal is refused."""
-
-    concurrency: Whole = option(2500, "peer.limits.concurrency.endorserService")
-    """Largest number of proposals at once; 0 = as many as the limit of open files
-    allows."""
 
 
 @dataclass

@@ -196,7 +196,7 @@ async def _compose(
                 by_hand=config.stream.mode == "dev",
             ),
             executor=executor,
-            concurrency=proposals_at_once(config.endorser.concurrency),
+            concurrency=proposals_at_once(config.node.proposals),
         )
     )
     output.drop_former(fleet.ccids())
@@ -259,7 +259,7 @@ def _services(
     """Return what makes the services that clients find at each peer of the node."""
     options = config.gateway
     execute_s, feeds = config.calls.execute_timeout_s, Feeds()
-    window_s, proposals = options.time_window_s, config.endorser.concurrency
+    window_s, proposals = options.time_window_s, config.node.proposals
     return [
         partial(gateway.service, channels, options, execute_s, feeds),
         partial(peer.service, channels, organizations, window_s, proposals),
