@@ -9,30 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
 from google.protobuf.message import DecodeError
 
-from chaindock.aio import off_loop
+from chaindock.aio import Tasks, off_loop
 from chaindock.chaincode import requests
-from chaindock.chaincode.invocation import Kind
+from chaindock.chaincode.invocation import Call, Kind, Nested
+from chaindock.chaincode.options import StreamOptions
+from chaindock.chaincode.outbox import Outbox
+from chaindock.chaincode.requests import Serving
 from chaindock.chaincode.wire import LARGE, head_of, parsed
 from chaindock.errors import BudgetExceeded, InvalidInput, NotFound, TooManyRequests
-from chaindock.ledger.budget import Held
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
-
-    from chaindock.aio import Tasks
-    from chaindock.chaincode.invocation import Call, Nested
-    from chaindock.chaincode.options import StreamOptions
-    from chaindock.chaincode.outbox import Outbox
-    from chaindock.chaincode.requests import Serving
-    from chaindock.ledger.budget import Budget
-    from chaindock.rpc.frames import Buffer
+from chaindock.ledger.budget import Budget, Held
+from chaindock.rpc.frames import Buffer
 
 MAX_BACKLOG = 64
 MAX_BACKLOG_BYTES = 1024 * 1024

@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
+from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
+
+from chaindock.aio import Tasks
 from chaindock.chaincode.answers import Answers
 from chaindock.chaincode.correlator import OutputCorrelator
-from chaindock.chaincode.invocation import Call
-from chaindock.chaincode.outbox import ConcurrencyLimiter
+from chaindock.chaincode.invocation import Call, Invocation
+from chaindock.chaincode.options import StreamOptions
+from chaindock.chaincode.outbox import ConcurrencyLimiter, Outbox
 from chaindock.errors import (
     ChaindockError,
     ExecuteFailed,
@@ -24,16 +29,6 @@ from chaindock.errors import (
 )
 from chaindock.ledger.budget import Budget
 from chaindock.telemetry import metrics
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
-
-    from chaindock.aio import Tasks
-    from chaindock.chaincode.invocation import Invocation
-    from chaindock.chaincode.options import StreamOptions
-    from chaindock.chaincode.outbox import Outbox
 
 _MESSAGE_ROOM: Final = 64 * 1024
 """Bytes of the largest message that payload and proposal must leave free."""

@@ -8,23 +8,19 @@ Source: docs/fabric/shim-protocol.md#transport
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from chaindock.aio import Backoff, Tasks
-from chaindock.rpc.connection import Limits
+from chaindock.chaincode.handler import Handler, StreamEnd
+from chaindock.chaincode.options import StreamOptions
+from chaindock.container.contracts import DialTls
+from chaindock.rpc.connection import Connection, Limits
 from chaindock.rpc.dial import connect
 from chaindock.rpc.status import CallEnded, Status
 from chaindock.rpc.tls import client_context
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from chaindock.chaincode.handler import Handler, StreamEnd
-    from chaindock.chaincode.options import StreamOptions
-    from chaindock.container.contracts import DialTls
-    from chaindock.rpc.connection import Connection
 
 _log = get_logger("chaincode.client")
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.02, 0.1

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from chaindock.ids import TxId
+from chaindock.ids import TxId
 
 LATE_S: Final = 0.25
 """Seconds after the answer of a call in which its lines may still arrive."""

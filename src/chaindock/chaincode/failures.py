@@ -8,9 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
-from chaindock.container.attempt import BUILD_PHASES, NETWORK_PHASES, Phase, shorten
+from chaindock.container.attempt import (
+    BUILD_PHASES,
+    NETWORK_PHASES,
+    Attempt,
+    Event,
+    Phase,
+    shorten,
+)
 from chaindock.container.contracts import Cause, Exit
 from chaindock.errors import (
     BuildFailed,
@@ -21,14 +29,9 @@ from chaindock.errors import (
     RegisterTimeout,
     RegistrationRefused,
     StartFailed,
+    StreamTerminated,
     TlsFailed,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping, Sequence
-
-    from chaindock.container.attempt import Attempt, Event
-    from chaindock.errors import StreamTerminated
 
 T = TypeVar("T")
 _LOGGED_LINES: Final = 10

@@ -10,11 +10,17 @@ import asyncio
 import time
 import uuid
 from collections import deque
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
+from fabric_protos.peer import (
+    chaincode_event_pb2,
+    chaincode_pb2,
+    proposal_pb2,
+    proposal_response_pb2,
+)
 from fabric_protos.peer import chaincode_shim_pb2 as shim
-from fabric_protos.peer import proposal_response_pb2
 from google.protobuf.message import DecodeError
 
 from chaindock.chaincode.wire import why_unreadable
@@ -25,22 +31,16 @@ from chaindock.errors import (
     NotFound,
     StreamTerminated,
 )
+from chaindock.ids import ChannelId, TxId
+from chaindock.ledger.budget import Budget, Held
+from chaindock.ledger.queries import Results
+from chaindock.ledger.simulator import Simulator
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Sequence
-
-    from fabric_protos.peer import chaincode_event_pb2, chaincode_pb2, proposal_pb2
-
-    from chaindock.ids import ChannelId, TxId
-    from chaindock.ledger.budget import Budget, Held
-    from chaindock.ledger.queries import Results
-    from chaindock.ledger.simulator import Simulator
-
-    Nested = Callable[[], Awaitable[shim.ChaincodeMessage]]
-    """Makes a call of another chaincode, and returns the message that answers it."""
-    Steps = Generator[Nested | None, Any, bytes]
-    """Work that yields between two steps, and returns the payload of the reply; it gets the
-    outcome of each call that it yields."""
+Nested = Callable[[], Awaitable[shim.ChaincodeMessage]]
+"""Makes a call of another chaincode, and returns the message that answers it."""
+Steps = Generator[Nested | None, Any, bytes]
+"""Work that yields between two steps, and returns the payload of the reply; it gets the
+outcome of each call that it yields."""
 
 Kind: Final = shim.ChaincodeMessage
 _FUNCTION_MAX: Final = 100

@@ -5,18 +5,15 @@ Source: docs/fabric/shim-protocol.md#requests, docs/fabric/shim-protocol.md#priv
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
-from chaindock.chaincode.invocation import PANIC, SLICE, STEP_BYTES
+from chaindock.chaincode.invocation import PANIC, SLICE, STEP_BYTES, Call, Steps
+from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.wire import MOST_ITEMS
 from chaindock.errors import ChaindockError, InvalidInput
 from chaindock.ledger.budget import Budget
-
-if TYPE_CHECKING:
-    from chaindock.chaincode.invocation import Call, Steps
-    from chaindock.chaincode.options import StreamOptions
 
 _ONLY_PRIVATE: Final = "only applicable for private data"
 _PURGE: Final = "purge private data", "V2_5"

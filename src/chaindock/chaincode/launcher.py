@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 from chaindock.aio import finish, first
 from chaindock.chaincode.client import serve_dialled
 from chaindock.chaincode.failures import launch_failure, log_facts, tls_failure, within
 from chaindock.chaincode.handler import Handler
 from chaindock.chaincode.options import LaunchOptions, StreamOptions
+from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.chaincode.running import Running
-from chaindock.container.attempt import Phase
-from chaindock.container.contracts import Cause
+from chaindock.container.attempt import Attempt, Phase
+from chaindock.container.contracts import Cause, Dial, Instance, PeerConnection
+from chaindock.container.router import Router
 from chaindock.errors import (
     ChaindockError,
     ExitedEarly,
@@ -29,16 +32,8 @@ from chaindock.errors import (
 )
 from chaindock.identity.ca import certificate_hash
 from chaindock.ids import Ccid, split_peer
+from chaindock.packaging.store import StoredPackage
 from chaindock.telemetry import bound, get_logger, metrics
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from chaindock.chaincode.registry import HandlerRegistry
-    from chaindock.container.attempt import Attempt
-    from chaindock.container.contracts import Dial, Instance, PeerConnection
-    from chaindock.container.router import Router
-    from chaindock.packaging.store import StoredPackage
 
 _log = get_logger("chaincode.launcher")
 _PROBE_S: Final = 10.0

@@ -9,22 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+
+from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
 
 from chaindock.aio import LARGE_BYTES, off_loop
+from chaindock.chaincode.invocation import Call
+from chaindock.ledger.budget import Budget
 from chaindock.rpc.status import CallEnded
+from chaindock.rpc.stream import Stream
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
-
-    from chaindock.chaincode.invocation import Call
-    from chaindock.ledger.budget import Budget
-    from chaindock.rpc.stream import Stream
-
-    Rest = Callable[[Callable[[], None]], None]
-    """Calls its argument once, when the pause between two calls is over."""
+Rest = Callable[[Callable[[], None]], None]
+"""Calls its argument once, when the pause between two calls is over."""
 
 WAITING_MESSAGES = 256
 WAITING_BYTES = 16 * 1024 * 1024

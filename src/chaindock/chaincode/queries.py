@@ -6,23 +6,18 @@ Source: docs/fabric/shim-protocol.md#queries
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf.message import DecodeError
 
-from chaindock.chaincode.invocation import SLICE, STEP_BYTES
+from chaindock.chaincode.invocation import SLICE, STEP_BYTES, Call, Query, Steps
+from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.wire import why_unreadable
 from chaindock.errors import InvalidInput, NotFound, Unsupported
 from chaindock.ledger.budget import Budget
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from chaindock.chaincode.invocation import Call, Query, Steps
-    from chaindock.chaincode.options import StreamOptions
-    from chaindock.ledger.mango.results import QueryResults
-    from chaindock.ledger.queries import RangeResults
+from chaindock.ledger.mango.results import QueryResults
+from chaindock.ledger.queries import RangeResults
 
 
 def open_range(

@@ -9,18 +9,15 @@ Source: docs/fabric/shim-protocol.md, docs/adr/0005-certificates-per-attempt.md
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import Final
 
+from chaindock.chaincode.handler import Expected, Handler
 from chaindock.container.attempt import Phase
 from chaindock.errors import RegistrationRefused
 from chaindock.ids import Ccid
 from chaindock.rpc.server import Arrivals
 from chaindock.telemetry import RateLimitedLog, get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from chaindock.chaincode.handler import Expected, Handler
 
 _log = get_logger("chaincode.registry")
 _DIALLING: Final = frozenset({Phase.START, Phase.CONNECT, Phase.REGISTER, Phase.READY})

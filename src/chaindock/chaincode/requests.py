@@ -9,15 +9,17 @@ Source: docs/fabric/shim-protocol.md#requests, docs/fabric/shim-protocol.md#quer
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from fabric_protos.peer import chaincode_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf.message import DecodeError
 
 from chaindock.chaincode import keys, queries
-from chaindock.chaincode.invocation import PANIC, STEP_BYTES
+from chaindock.chaincode.invocation import PANIC, STEP_BYTES, Call, Nested, Steps
+from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.wire import MOST_ID, why_unreadable
 from chaindock.errors import (
     BudgetExceeded,
@@ -26,17 +28,11 @@ from chaindock.errors import (
     NotFound,
     Unsupported,
 )
+from chaindock.ledger.budget import Budget
 from chaindock.telemetry import get_logger, metrics
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
-
-    from chaindock.chaincode.invocation import Call, Nested, Steps
-    from chaindock.chaincode.options import StreamOptions
-    from chaindock.ledger.budget import Budget
-
-    Request = Callable[[Call, Any, StreamOptions], bytes | Steps]
-    Serving = Generator[Nested | None, Any, tuple[shim.ChaincodeMessage, int, int]]
+Request = Callable[[Call, Any, StreamOptions], bytes | Steps]
+Serving = Generator[Nested | None, Any, tuple[shim.ChaincodeMessage, int, int]]
 
 Kind: Final = shim.ChaincodeMessage
 _KINDS: Final = {number: name for name, number in Kind.Type.items()}

@@ -7,24 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from chaindock.aio import Tasks, first
-from chaindock.chaincode.handler import Expected
-from chaindock.container.contracts import Cause, Exit
+from chaindock.chaincode.handler import Expected, Handler
+from chaindock.chaincode.invocation import Call
+from chaindock.chaincode.registry import HandlerRegistry
+from chaindock.container.attempt import Attempt
+from chaindock.container.contracts import Cause, Exit, Instance
 from chaindock.errors import ChaindockError, EngineTimeout, EngineUnavailable
+from chaindock.ids import Ccid
 from chaindock.rpc.status import Status
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from chaindock.chaincode.handler import Handler
-    from chaindock.chaincode.invocation import Call
-    from chaindock.chaincode.registry import HandlerRegistry
-    from chaindock.container.attempt import Attempt
-    from chaindock.container.contracts import Instance
-    from chaindock.ids import Ccid
 
 _log = get_logger("chaincode.running")
 FAILED_GRACE_S: Final = 1.0

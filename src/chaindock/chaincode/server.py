@@ -7,29 +7,25 @@ Source: docs/fabric/shim-protocol.md#transport
 
 from __future__ import annotations
 
+import socket
 import ssl
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from typing_extensions import override
 
 from chaindock.chaincode.handler import Handler, StreamState
 from chaindock.chaincode.options import ListenOptions, StreamOptions
+from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.container.contracts import CallbackListener, ClientTls
 from chaindock.errors import StartFailed
-from chaindock.identity.ca import certificate_hash
+from chaindock.identity.ca import TlsAuthority, certificate_hash
 from chaindock.rpc.connection import Limits
 from chaindock.rpc.server import Server
 from chaindock.rpc.status import CallEnded, Status
+from chaindock.rpc.stream import Stream
 from chaindock.rpc.tls import server_context
 from chaindock.telemetry import get_logger
 from chaindock.values import show_address
-
-if TYPE_CHECKING:
-    import socket
-
-    from chaindock.chaincode.registry import HandlerRegistry
-    from chaindock.identity.ca import TlsAuthority
-    from chaindock.rpc.stream import Stream
 
 _log = get_logger("chaincode.server")
 PROGRAMS: Final = ("127.0.0.1", 7052)

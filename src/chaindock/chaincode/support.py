@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
 
 from chaindock.chaincode.failures import explain
+from chaindock.chaincode.handler import Handler
+from chaindock.chaincode.invocation import Invocation
 from chaindock.chaincode.options import CallOptions
+from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.errors import LaunchFailed, StreamTerminated
 from chaindock.ids import Ccid, at_peer
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
-
-    from chaindock.chaincode.handler import Handler
-    from chaindock.chaincode.invocation import Invocation
-    from chaindock.chaincode.registry import HandlerRegistry
 
 _EXPLAIN_WAIT_S: Final = 5.0
 """Seconds that a call which died with its chaincode waits to learn how that ended."""

@@ -7,21 +7,18 @@ Source: https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Container, Iterator, Mapping
+from typing import Any, Final
 
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf import empty_pb2
 from google.protobuf.message import DecodeError
 
+from chaindock.chaincode.options import StreamOptions
 from chaindock.errors import InvalidInput
+from chaindock.rpc.frames import Buffer
 
-if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Mapping
-
-    from chaindock.chaincode.options import StreamOptions
-    from chaindock.rpc.frames import Buffer
-
-    Field = tuple[int, int | memoryview]
+Field = tuple[int, int | memoryview]
 
 Kind: Final = shim.ChaincodeMessage
 LARGE: Final = 64 * 1024

@@ -6,14 +6,12 @@ Source: docs/fabric/peer.md#access
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from chaindock.endorser.configuration import Configuration
 from chaindock.errors import Denied, NotFound
+from chaindock.identity.msp import Identity
 from chaindock.ids import CHANNEL_WRITERS
-
-if TYPE_CHECKING:
-    from chaindock.endorser.configuration import Configuration
-    from chaindock.identity.msp import Identity
 
 _READERS: Final = "/Channel/Application/Readers"
 _DEFAULTS: Final = {

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from chaindock.endorser.caller import Caller
-    from chaindock.endorser.endorser import Endorser
-    from chaindock.endorser.members import Members
-    from chaindock.endorser.orderer import Orderer
-    from chaindock.ids import ChannelId
-    from chaindock.ledger.ledger import Ledger
-    from chaindock.ledger.reader import LedgerReader
+from chaindock.endorser.caller import Caller
+from chaindock.endorser.endorser import Endorser
+from chaindock.endorser.members import Members
+from chaindock.endorser.orderer import Orderer
+from chaindock.ids import ChannelId
+from chaindock.ledger.ledger import Ledger
+from chaindock.ledger.reader import LedgerReader
 
 
 @dataclass(kw_only=True, eq=False)

@@ -10,20 +10,17 @@ import datetime as dt
 import time
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from fabric_protos.common import common_pb2
 from fabric_protos.peer import chaincode_pb2, proposal_pb2
 
 from chaindock.chaincode.wire import message_of
 from chaindock.errors import Denied, InvalidInput, ProposalInvalid
-from chaindock.ids import ChannelId, TxId
+from chaindock.identity.msp import Identity, Msps
+from chaindock.ids import Ccid, ChannelId, TxId
+from chaindock.lifecycle.deployments import Deployments
 from chaindock.values import show_duration
-
-if TYPE_CHECKING:
-    from chaindock.identity.msp import Identity, Msps
-    from chaindock.ids import Ccid
-    from chaindock.lifecycle.deployments import Deployments
 
 UNREADABLE: Final = "proto: cannot parse invalid wire-format data"
 """What a peer says of bytes that are no message."""

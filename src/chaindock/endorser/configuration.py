@@ -6,28 +6,22 @@ Source: docs/fabric/policies.md#policies-of-a-channel
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from fabric_protos.common import common_pb2, configtx_pb2, policies_pb2
+from fabric_protos.common.configtx_pb2 import Config, ConfigGroup
 from fabric_protos.common.configuration_pb2 import Capabilities
 from fabric_protos.peer.configuration_pb2 import ACLs
 from google.protobuf.message import DecodeError
 
 from chaindock.errors import InvalidInput, LedgerCorrupt, NotFound, Unsupported
-from chaindock.identity.msp import Msp, Msps
-from chaindock.identity.policies import evaluator
+from chaindock.identity.msp import Identity, Msp, Msps
+from chaindock.identity.policies import Evaluator, evaluator
 from chaindock.ids import ChannelId
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from fabric_protos.common.configtx_pb2 import Config, ConfigGroup
-
-    from chaindock.identity.msp import Identity
-    from chaindock.identity.policies import Evaluator
-    from chaindock.ledger.ledger import Ledger
+from chaindock.ledger.ledger import Ledger
 
 APPLICATION = "Application"
 _Meta = policies_pb2.ImplicitMetaPolicy

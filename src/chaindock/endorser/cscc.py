@@ -5,35 +5,29 @@ Source: docs/fabric/peer.md#cscc
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from fabric_protos.common import common_pb2
 from fabric_protos.common.configtx_pb2 import Config
+from fabric_protos.peer.proposal_response_pb2 import Response
 from fabric_protos.peer.query_pb2 import ChannelQueryResponse
 from google.protobuf.message import DecodeError
 
 from chaindock.aio import off_loop
 from chaindock.endorser import acl
-from chaindock.endorser.channel import Joined
+from chaindock.endorser.channel import Channel, Joined
 from chaindock.endorser.checks import UNREADABLE
 from chaindock.endorser.configuration import channel_of, config_block, read_config
 from chaindock.endorser.genesis import place_orderer
 from chaindock.errors import ChaindockError, Denied, InvalidInput
-from chaindock.identity.msp import require_local
+from chaindock.identity.msp import Identity, require_local
 from chaindock.ledger.blocks import header_der
+from chaindock.ledger.simulator import Simulator
 from chaindock.lifecycle.contract import failed, succeeded
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from fabric_protos.peer.proposal_response_pb2 import Response
-
-    from chaindock.endorser.channel import Channel
-    from chaindock.identity.msp import Identity
-    from chaindock.ledger.simulator import Simulator
 
 _WITHOUT_ARGUMENT: Final = frozenset({"GetChannels", "JoinBySnapshotStatus"})
 _SNAPSHOTS: Final = (

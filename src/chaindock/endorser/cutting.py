@@ -5,9 +5,12 @@ Source: docs/fabric/ledger.md#transaction
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from pathlib import Path
+from typing import Annotated, Any, Final
 
+from fabric_protos.common.configtx_pb2 import Config
 from fabric_protos.orderer.configuration_pb2 import BatchSize, BatchTimeout
 from google.protobuf.message import DecodeError
 
@@ -23,12 +26,6 @@ from chaindock.values import (
     read_duration,
     show_duration,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    from fabric_protos.common.configtx_pb2 import Config
 
 AUTO: Final = ("auto", 0.0)
 MANUAL: Final = ("manual", 0.0)

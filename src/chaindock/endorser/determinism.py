@@ -9,25 +9,21 @@ Source: docs/fabric/ledger.md#read-write-set
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from fabric_protos.peer import proposal_pb2, proposal_response_pb2
 
-from chaindock.endorser.caller import draw
+from chaindock.endorser.caller import Caller, draw
 from chaindock.endorser.checks import parse_proposal
 from chaindock.errors import LedgerError
+from chaindock.identity.msp import SigningIdentity
 from chaindock.ledger.transaction import ParsedTransaction, read_spaces
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractAsyncContextManager
-
-    from chaindock.endorser.caller import Caller
-    from chaindock.identity.msp import SigningIdentity
-
-    Place = tuple[str, str, str, bytes]
-    """what (read, write, …), namespace, collection, key or key hash"""
+Place = tuple[str, str, str, bytes]
+"""what (read, write, …), namespace, collection, key or key hash"""
 RUNS: Final = 5
 PAUSE_S: Final = 0.3
 """Seconds between two runs: in all of them the clock shows another second."""

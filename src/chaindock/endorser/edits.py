@@ -6,18 +6,14 @@ would be; only its program does not run.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable
+from typing import Any, Final
 
 from fabric_protos.peer import chaincode_shim_pb2, proposal_pb2, proposal_response_pb2
 
-from chaindock.chaincode.invocation import Kind
+from chaindock.chaincode.invocation import Invocation, Kind
 from chaindock.errors import InvalidInput
 from chaindock.ledger.queries import encode_key
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from chaindock.chaincode.invocation import Invocation
 
 FUNCTION: Final = b"chaindock.state.write"
 """What the transaction shows as its function; keys and values follow in turn."""

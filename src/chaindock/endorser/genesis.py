@@ -7,7 +7,8 @@ Source: docs/fabric/ledger.md#identities
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from fabric_protos.common import (
     common_pb2,
@@ -19,16 +20,11 @@ from fabric_protos.orderer import configuration_pb2 as orderer_pb2
 
 from chaindock.endorser.caller import new_header
 from chaindock.endorser.configuration import APPLICATION, FOLLOWED
-from chaindock.identity.msp import Role
+from chaindock.endorser.cutting import OrdererOptions
+from chaindock.identity.msp import Msp, Role, SigningIdentity
 from chaindock.identity.policies import parse_policy
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from chaindock.endorser.cutting import OrdererOptions
-    from chaindock.identity.msp import Msp, SigningIdentity
-    from chaindock.ids import ChannelId
-    from chaindock.ledger.blocks import BlockSigner
+from chaindock.ids import ChannelId
+from chaindock.ledger.blocks import BlockSigner
 
 _ADMINS: Final = "Admins"
 _META = policies_pb2.ImplicitMetaPolicy

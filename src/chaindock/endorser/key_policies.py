@@ -6,23 +6,18 @@ Source: docs/fabric/policies.md#what-is-checked
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.errors import InvalidInput
-from chaindock.identity.policies import evaluator
-from chaindock.ledger.transaction import Broken
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from chaindock.identity.msp import Identity
-    from chaindock.identity.policies import Evaluator
-    from chaindock.ledger.transaction import Space
+from chaindock.identity.msp import Identity
+from chaindock.identity.policies import Evaluator, evaluator
+from chaindock.ledger.transaction import Broken, Space
 
 VALIDATION_PARAMETER: Final = "VALIDATION_PARAMETER"
 """Name of the metadata that holds the policy of a key."""

@@ -6,28 +6,25 @@ Source: docs/fabric/peer.md#discovery
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import combinations
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+from fabric_protos.peer.proposal_response_pb2 import ChaincodeInterest
 
 from chaindock.aio import LARGE_BYTES, off_loop
+from chaindock.endorser.channel import Channel
 from chaindock.endorser.key_policies import KeyPolicies, key_policy
 from chaindock.endorser.plan import PER_BYTE, fewest, insiders
 from chaindock.endorser.validator import SnapshotState, Validator
 from chaindock.errors import ChaindockError, InvalidInput, NotFound
+from chaindock.identity.msp import Identity
+from chaindock.identity.policies import Evaluator
 from chaindock.ids import TxId
+from chaindock.ledger.simulator import Simulator
 from chaindock.ledger.transaction import Broken, Space
 from chaindock.lifecycle.definitions import defined_names
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from fabric_protos.peer.proposal_response_pb2 import ChaincodeInterest
-
-    from chaindock.endorser.channel import Channel
-    from chaindock.identity.msp import Identity
-    from chaindock.identity.policies import Evaluator
-    from chaindock.ledger.simulator import Simulator
 
 _FEW: Final = 4
 """Organisations up to which all their sets are few."""

@@ -7,21 +7,17 @@ Source: docs/fabric/policies.md#policies-of-a-channel
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from chaindock.aio import finish
+from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.genesis import with_organization
+from chaindock.endorser.orderer import Orderer
 from chaindock.errors import AlreadyExists, NotFound
-from chaindock.identity.organization import full_mspid
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from chaindock.endorser.configuration import Configuration
-    from chaindock.endorser.orderer import Orderer
-    from chaindock.identity.msp import Identity, SigningIdentity
-    from chaindock.identity.organization import Organization, Organizations
-    from chaindock.ids import ChannelId
+from chaindock.identity.msp import Identity, SigningIdentity
+from chaindock.identity.organization import Organization, Organizations, full_mspid
+from chaindock.ids import ChannelId
 
 
 class Members:

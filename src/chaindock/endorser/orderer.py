@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from chaindock.aio import Tasks, finish, off_loop
 from chaindock.endorser.configuration import Configuration
@@ -29,20 +30,13 @@ from chaindock.endorser.waiting import (
     overtakes,
     reverted,
 )
-from chaindock.errors import Denied, InvalidInput, LedgerClosed
-from chaindock.ledger.ledger import TxLocation
+from chaindock.errors import ChaindockError, Denied, InvalidInput, LedgerClosed
+from chaindock.identity.msp import Identity
+from chaindock.ledger.ledger import Ledger, TxLocation
+from chaindock.ledger.marks import Mark
 from chaindock.ledger.simulator import require_size
-from chaindock.ledger.transaction import code_name, parse_transaction
+from chaindock.ledger.transaction import ParsedTransaction, code_name, parse_transaction
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
-
-    from chaindock.errors import ChaindockError
-    from chaindock.identity.msp import Identity
-    from chaindock.ledger.ledger import Ledger
-    from chaindock.ledger.marks import Mark
-    from chaindock.ledger.transaction import ParsedTransaction
 
 _log = get_logger("orderer")
 _CONFIGS: Final = frozenset({"CONFIG", "ORDERER_TRANSACTION"})

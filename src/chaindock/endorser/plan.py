@@ -8,9 +8,10 @@ Source: docs/fabric/policies.md#what-is-checked, docs/fabric/peer.md#interest
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from fabric_protos.common.policies_pb2 import SignaturePolicyEnvelope
 from fabric_protos.peer.collection_pb2 import CollectionConfigPackage
@@ -19,7 +20,8 @@ from google.protobuf.message import DecodeError
 
 from chaindock.aio import LARGE_BYTES, off_loop
 from chaindock.endorser.checks import UNREADABLE
-from chaindock.endorser.key_policies import KeyPolicies, parameter
+from chaindock.endorser.configuration import Configuration
+from chaindock.endorser.key_policies import KeyPolicies, State, parameter
 from chaindock.endorser.validator import (
     SnapshotState,
     Validator,
@@ -27,20 +29,13 @@ from chaindock.endorser.validator import (
     written,
 )
 from chaindock.errors import EndorsersMissing, InvalidInput
-from chaindock.identity.policies import satisfied
+from chaindock.identity.msp import Identity, SigningIdentity
+from chaindock.identity.policies import Evaluator, satisfied
 from chaindock.ids import SYSTEM_NAMES
+from chaindock.ledger.simulator import Simulator
 from chaindock.ledger.transaction import Broken, Space
 from chaindock.lifecycle.collections import IMPLICIT, find_collection
 from chaindock.lifecycle.records import NAMESPACE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from chaindock.endorser.configuration import Configuration
-    from chaindock.endorser.key_policies import State
-    from chaindock.identity.msp import Identity, SigningIdentity
-    from chaindock.identity.policies import Evaluator
-    from chaindock.ledger.simulator import Simulator
 
 _SYSTEM: Final = SYSTEM_NAMES | {NAMESPACE}
 _AT_ONCE: Final = 500

@@ -8,29 +8,24 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from fabric_protos.common.common_pb2 import Block, Envelope
 from fabric_protos.common.ledger_pb2 import BlockchainInfo
+from fabric_protos.peer.proposal_response_pb2 import Response
 from fabric_protos.peer.transaction_pb2 import ProcessedTransaction
 
 from chaindock.endorser import acl
-from chaindock.endorser.channel import Joined
+from chaindock.endorser.channel import Channel, Joined
 from chaindock.errors import ChaindockError, Denied, NotFound
+from chaindock.identity.msp import Identity
 from chaindock.ids import TxId
+from chaindock.ledger.ledger import TxLocation
+from chaindock.ledger.reader import View
+from chaindock.ledger.simulator import Simulator
 from chaindock.lifecycle.contract import failed, succeeded
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from fabric_protos.peer.proposal_response_pb2 import Response
-
-    from chaindock.endorser.channel import Channel
-    from chaindock.identity.msp import Identity
-    from chaindock.ledger.ledger import TxLocation
-    from chaindock.ledger.reader import View
-    from chaindock.ledger.simulator import Simulator
 
 _INFO: Final = "GetChainInfo"
 _NUMBER: Final = re.compile(rb"[0-9]+")

@@ -5,10 +5,10 @@ Source: docs/fabric/ledger.md#proposal, docs/fabric/peer.md#answers-to-proposals
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from fabric_protos.peer import proposal_response_pb2 as messages
 
+from chaindock.chaincode.invocation import Outcome
+from chaindock.endorser.checks import Proposal
 from chaindock.errors import (
     ChaindockError,
     Denied,
@@ -18,12 +18,8 @@ from chaindock.errors import (
     ProposalInvalid,
     TooManyRequests,
 )
+from chaindock.identity.msp import SigningIdentity
 from chaindock.ledger.encoding import field, part
-
-if TYPE_CHECKING:
-    from chaindock.chaincode.invocation import Outcome
-    from chaindock.endorser.checks import Proposal
-    from chaindock.identity.msp import SigningIdentity
 
 
 def respond(

@@ -8,16 +8,21 @@ Source: docs/fabric/ledger.md#proposal, docs/fabric/shim-protocol.md#other-chain
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 from fabric_protos.peer import proposal_response_pb2
+from fabric_protos.peer.chaincode_pb2 import ChaincodeInput
 from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
 from fabric_protos.peer.collection_pb2 import CollectionConfigPackage
 
 from chaindock.aio import off_loop
-from chaindock.chaincode.invocation import Invocation, Outcome, outcome_of
+from chaindock.chaincode.invocation import Call, Invocation, Outcome, outcome_of
+from chaindock.chaincode.support import ChaincodeSupport
+from chaindock.endorser.checks import Proposal
+from chaindock.endorser.configuration import Configuration
 from chaindock.errors import (
     ChaindockError,
     ExecuteFailed,
@@ -25,27 +30,16 @@ from chaindock.errors import (
     LaunchFailed,
     NotFound,
 )
+from chaindock.identity.msp import Identity
+from chaindock.ids import ChannelId
+from chaindock.ledger.simulator import Simulator
 from chaindock.lifecycle.collections import Collections
-from chaindock.lifecycle.definitions import read_definition
+from chaindock.lifecycle.definitions import Approval, read_definition
+from chaindock.lifecycle.deployments import Deployments
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
-
-    from fabric_protos.peer.chaincode_pb2 import ChaincodeInput
-
-    from chaindock.chaincode.invocation import Call
-    from chaindock.chaincode.support import ChaincodeSupport
-    from chaindock.endorser.checks import Proposal
-    from chaindock.endorser.configuration import Configuration
-    from chaindock.identity.msp import Identity
-    from chaindock.ids import ChannelId
-    from chaindock.ledger.simulator import Simulator
-    from chaindock.lifecycle.definitions import Approval
-    from chaindock.lifecycle.deployments import Deployments
-
-    Elsewhere = Callable[
-        ["Simulation", Call, str, str, ChaincodeInput], Awaitable[ChaincodeMessage]
-    ]
+Elsewhere = Callable[
+    ["Simulation", Call, str, str, ChaincodeInput], Awaitable[ChaincodeMessage]
+]
 
 _INITIALIZED: Final = "\x00\U0010ffffinitialized"
 _LEGACY: Final = "lscc"

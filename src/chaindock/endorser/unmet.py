@@ -5,14 +5,16 @@ Source: docs/fabric/policies.md#what-is-checked
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from fabric_protos.common import policies_pb2
 from fabric_protos.peer import policy_pb2
 from fabric_protos.peer import transaction_pb2 as codes
 from google.protobuf.message import DecodeError
 
-from chaindock.endorser.key_policies import KeyPolicies
+from chaindock.endorser.configuration import Configuration
+from chaindock.endorser.key_policies import KeyPolicies, Rule
 from chaindock.endorser.plan import fewest
 from chaindock.endorser.validator import (
     SnapshotState,
@@ -21,17 +23,10 @@ from chaindock.endorser.validator import (
     written,
 )
 from chaindock.errors import InvalidInput, NotFound
+from chaindock.identity.msp import Identity
 from chaindock.identity.policies import policy_text
-from chaindock.ledger.transaction import Broken
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from chaindock.endorser.configuration import Configuration
-    from chaindock.endorser.key_policies import Rule
-    from chaindock.identity.msp import Identity
-    from chaindock.ledger.snapshots import Snapshot
-    from chaindock.ledger.transaction import ParsedTransaction
+from chaindock.ledger.snapshots import Snapshot
+from chaindock.ledger.transaction import Broken, ParsedTransaction
 
 
 def unmet(

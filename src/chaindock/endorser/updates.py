@@ -10,9 +10,10 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from posixpath import join
 from re import fullmatch
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from fabric_protos.common import common_pb2, configtx_pb2
+from fabric_protos.common.configtx_pb2 import ConfigGroup
 from fabric_protos.common.configuration_pb2 import Capabilities
 from fabric_protos.orderer.configuration_pb2 import BatchSize, BatchTimeout
 from fabric_protos.peer.configuration_pb2 import ACLs, AnchorPeers
@@ -22,18 +23,14 @@ from chaindock.endorser.configuration import Configuration, require_followed
 from chaindock.endorser.cutting import OrdererOptions, in_force
 from chaindock.endorser.genesis import config_envelope
 from chaindock.errors import Denied, InvalidInput, NotFound, Unsupported
+from chaindock.identity.msp import Identity
+from chaindock.ledger.blocks import BlockSigner
 from chaindock.ledger.simulator import require_size
 from chaindock.values import MIB
 
-if TYPE_CHECKING:
-    from fabric_protos.common.configtx_pb2 import ConfigGroup
-
-    from chaindock.identity.msp import Identity
-    from chaindock.ledger.blocks import BlockSigner
-
-    At = tuple[str, str]
-    """Kind and path of a group, value or policy."""
-    Elements = dict[At, Any]
+At = tuple[str, str]
+"""Kind and path of a group, value or policy."""
+Elements = dict[At, Any]
 
 MOST_BYTES: Final = MIB
 """Of a configuration and its update: to read as much takes some ms. Usual are 30 KiB."""

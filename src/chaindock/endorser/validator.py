@@ -9,9 +9,10 @@ Source: docs/fabric/ledger.md#order-of-checks, docs/fabric/policies.md#what-is-c
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from fabric_protos.common import common_pb2
 from fabric_protos.peer import chaincode_event_pb2, policy_pb2, proposal_pb2
@@ -22,18 +23,25 @@ from fabric_protos.peer.lifecycle.lifecycle_pb2 import (
 from google.protobuf.message import DecodeError
 
 from chaindock.endorser.checks import proposal_hash, transaction_id
+from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.key_policies import (
     KeyPolicies,
     Rule,
+    State,
     key_policy,
     never,
     parameter,
     signature_policy,
 )
 from chaindock.errors import Denied, NotFound
+from chaindock.identity.msp import Identity, Msps
+from chaindock.identity.policies import Evaluator
+from chaindock.ids import ChannelId
+from chaindock.ledger.snapshots import Snapshot
 from chaindock.ledger.transaction import (
     Broken,
     ParsedTransaction,
+    Space,
     parse,
     read_action,
     read_headers,
@@ -46,17 +54,6 @@ from chaindock.lifecycle.collections import IMPLICIT
 from chaindock.lifecycle.definitions import read_definition
 from chaindock.lifecycle.records import NAMESPACE
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from chaindock.endorser.configuration import Configuration
-    from chaindock.endorser.key_policies import State
-    from chaindock.identity.msp import Identity, Msps
-    from chaindock.identity.policies import Evaluator
-    from chaindock.ids import ChannelId
-    from chaindock.ledger.snapshots import Snapshot
-    from chaindock.ledger.transaction import Space
 
 _log = get_logger("orderer")
 _LIFECYCLE_POLICY: Final = "/Channel/Application/LifecycleEndorsement"

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from fabric_protos.peer import proposal_pb2
 from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.errors import ChaindockError, LedgerClosed, LedgerError
+from chaindock.ledger.ledger import TxLocation
 from chaindock.ledger.transaction import Broken, ParsedTransaction, parse, read_headers
 from chaindock.lifecycle.records import NAMESPACE
-
-if TYPE_CHECKING:
-    import asyncio
-
-    from chaindock.ledger.ledger import TxLocation
 
 UPDATE: Final = "CONFIG_UPDATE"
 
