@@ -107,11 +107,13 @@ class Waiters(Generic[K, T]):
             if not others:
                 self._waiting.pop(key, None)
 
-    def settle(self, key: K, value: T) -> None:
-        """Give everybody who waits for `key` this outcome."""
-        for outcome in self._waiting.pop(key, ()):
+    def settle(self, key: K, value: T) -> int:
+        """Give everybody who waits for `key` this outcome; return how many they are."""
+        waiting = self._waiting.pop(key, ())
+        for outcome in waiting:
             if not outcome.done():
                 outcome.set_result(value)
+        return len(waiting)
 
     def fail(
         self,

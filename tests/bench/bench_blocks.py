@@ -157,7 +157,8 @@ async def messages(folder: Path) -> Row:
         await stack.enter_async_context(listener)
         await listener.serve(org)
         bare = Bare()
-        bare.response = (await place.feeds.of(place.channel).block(0)).filtered or b""
+        first = (await place.feeds.of(place.channel).blocks(0))[0]
+        bare.response = first.filtered or b""
         server = grpc.aio.server()
         server.add_generic_rpc_handlers((bare,))  # type: ignore[arg-type]
         port = server.add_secure_port(

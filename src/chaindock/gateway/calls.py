@@ -66,9 +66,9 @@ class Call:
             self._counts = True
         return request
 
-    async def write(self, message: bytes) -> None:
-        """Send a response. Raises: CallEnded."""
-        await self._desk.outlet.write(self._stream, message, self._source)
+    async def write(self, *messages: bytes) -> None:
+        """Send responses. Raises: CallEnded."""
+        await self._desk.outlet.write(self._stream, messages, self._source)
 
     async def answer(self, method: Unary | Feed) -> bytes | None:
         """Give a method the only request of the call, and return its response, if any."""

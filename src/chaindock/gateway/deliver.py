@@ -7,6 +7,7 @@ Source: docs/fabric/deliver.md#requests
 
 from __future__ import annotations
 
+import sys
 import time
 from functools import partial
 from itertools import groupby
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from chaindock.endorser.channel import Channel
-    from chaindock.gateway.blocks import FeedBlock, Feeds
+    from chaindock.gateway.blocks import BlockFeed, FeedBlock, Feeds
     from chaindock.gateway.calls import Call as Context
     from chaindock.gateway.listener import Seat
     from chaindock.gateway.options import GatewayOptions
@@ -175,23 +176,37 @@ class Deliver:
         """Write the blocks that a request asks for. Raises: _End, Denied, LedgerError."""
         feed = self._feeds.of(channel)
         start, stop = _range(seek, channel.ledger.height)
+        if stop < start:
+            stop = sys.maxsize  # Fabric looks for the number alone
         patient = seek.behavior != ab_pb2.SeekInfo.FAIL_IF_NOT_READY
         follower = feed.follow(start)
         while True:
             if not patient and follower.position >= channel.ledger.height:
                 raise _End(common_pb2.NOT_FOUND)
-            block = await anext(follower)
+            blocks = await anext(follower)
+            blocks = blocks[: stop - blocks[0].number + 1]
             identity = access.require()
-            if form.private:
-                sets = await feed.private(block.number)
-                seen = [one for one in sets if self._may_see(channel, one, identity)]
-                work = partial(_assemble, block, seen)
-                message = await off_loop(len(block.full), work)
-            else:
-                message = await _message(block, form, seek)
-            await context.write(message)
-            if block.number == stop:
+            messages = []
+            try:
+                for block in blocks:
+                    if form.private:
+                        make = self._with_private(channel, feed, block, identity)
+                    else:
+                        make = _message(block, form, seek)
+                    messages.append(await make)
+            except _End:
+                await context.write(*messages)
+                raise
+            await context.write(*messages)
+            if blocks[-1].number == stop:
                 return
+
+    async def _with_private(
+        self, channel: Channel, feed: BlockFeed, block: FeedBlock, identity: Identity
+    ) -> bytes:
+        sets = await feed.private(block.number)
+        seen = [one for one in sets if self._may_see(channel, one, identity)]
+        return await off_loop(len(block.full), partial(_assemble, block, seen))
 
     def _may_see(self, channel: Channel, one: PrivateSet, identity: Identity) -> bool:
         """Whether this peer has a collection, and the client may read it."""

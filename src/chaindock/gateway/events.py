@@ -1,6 +1,6 @@
 """gateway.Gateway.ChaincodeEvents: the events of a chaincode, as blocks are committed.
 
-A client that reads slowly holds one message and its position.
+A client that reads slowly holds the messages of one write and its position.
 Source: docs/fabric/gateway.md#events
 """
 
@@ -37,12 +37,16 @@ async def chaincode_events(
     del raw, signed
     passed = request.after_transaction_id
     try:
-        async for block in feeds.of(channel).follow(_start(channel, request)):
-            answer = block.event_response(request.chaincode_id)
-            if passed:
-                answer, passed = _after(block, request.chaincode_id, passed)
-            if answer is not None:
-                await context.write(answer)
+        async for blocks in feeds.of(channel).follow(_start(channel, request)):
+            answers = []
+            for block in blocks:
+                answer = block.event_response(request.chaincode_id)
+                if passed:
+                    answer, passed = _after(block, request.chaincode_id, passed)
+                if answer is not None:
+                    answers.append(answer)
+            if answers:
+                await context.write(*answers)
     except ChaindockError as error:
         raise Refusal(Status.ABORTED, error.message) from error
 

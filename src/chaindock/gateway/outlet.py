@@ -17,7 +17,7 @@ from chaindock.rpc.status import Status
 from chaindock.values import KIB, MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from chaindock.rpc.stream import Stream
 
@@ -104,13 +104,15 @@ class Outlet:
         if response.task is not None:
             response.task.cancel()
 
-    async def write(self, stream: Stream, message: bytes, source: str) -> None:
-        """Write a response of a stream. Raises: Refusal, CallEnded."""
-        sent = None
-        if len(message) > _LARGE:
-            sent = await self._turn(len(message), source)
+    async def write(
+        self, stream: Stream, messages: Sequence[bytes], source: str
+    ) -> None:
+        """Write responses of a stream. Raises: Refusal, CallEnded."""
+        sent, size = None, sum(map(len, messages))
+        if size > _LARGE:
+            sent = await self._turn(size, source)
         try:
-            await stream.write(message)
+            await stream.write(*messages)
         finally:
             if sent is not None:
                 self._sent.pop(sent, None)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from chaindock.rpc.status import CallEnded
 
@@ -74,6 +74,15 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     """Return a frame."""
     size = len(payload)
     return HEAD.pack(size >> 8, size & 255, kind, flags, stream) + payload
+
+
+def content(stream: int, data: bytes) -> Iterator[Buffer]:
+    """Return the parts of the frames that hold what a call says."""
+    whole = memoryview(data)
+    for at in range(0, len(data), MOST_FRAME):
+        piece = whole[at : at + MOST_FRAME]
+        yield HEAD.pack(len(piece) >> 8, len(piece) & 255, DATA, 0, stream)
+        yield piece
 
 
 def number(value: int) -> bytes:

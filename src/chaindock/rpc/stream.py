@@ -171,49 +171,62 @@ class Stream:
 
     # --- writing ----------------------------------------------------------------------
 
-    def write_now(self, message: bytes, ending: bytes = b"") -> bool:
-        """Send a message if that takes no waiting; return whether it was sent.
+    def write_now(self, *messages: Buffer, ending: bytes = b"") -> bool:
+        """Send messages if that takes no waiting; return whether they were sent.
 
         Raises: CallEnded.
         """
-        connection, size = self.connection, len(message) + f.PREFIX.size
+        connection = self.connection
+        size = sum(map(len, messages)) + len(messages) * f.PREFIX.size
         self._check()
         if (
-            size > f.MOST_FRAME
+            size > _LARGE
             or size > self._send_window
             or size > connection.send_window
             or connection.full
             or self._writing
         ):
             return False
-        self._send_window -= size
-        connection.send_window -= size
         connection.content()
-        head, self._head = self._head, b""
-        data = f.HEAD.pack(size >> 8, size & 255, f.DATA, 0, self.number)
-        prefix = f.PREFIX.pack(0, len(message))
-        connection.send(b"".join((head, data, prefix, message, ending)))
+        parts: list[Buffer] = []
+        for message in messages:
+            parts += (f.PREFIX.pack(0, len(message)), message)
+        self._send(size, parts, ending)
         return True
 
-    async def write(self, message: Buffer) -> None:
-        """Send a message; return when the other side has room for the next.
+    def _send(self, size: int, parts: list[Buffer], ending: bytes = b"") -> None:
+        """Send what makes `size` bytes together, for which there is room."""
+        self._send_window -= size
+        self.connection.send_window -= size
+        head, self._head = self._head, b""
+        if size <= f.MOST_FRAME:
+            begin = f.HEAD.pack(size >> 8, size & 255, f.DATA, 0, self.number)
+            frames = [head, begin, *parts, ending]
+        else:
+            frames = [head, *f.content(self.number, b"".join(parts)), ending]
+        self.connection.send(b"".join(frames))
 
-        Raises: CallEnded: the call has ended, or the message is too large.
+    async def write(self, *messages: Buffer) -> None:
+        """Send messages; return when the other side has room for the next.
+
+        Raises: CallEnded: the call has ended, or a message is too large.
         """
         most = self.connection.limits.send_bytes
-        if len(message) > most:
-            text = f"Sent message larger than max ({len(message)} vs. {most})"
-            raise CallEnded(Status.RESOURCE_EXHAUSTED, text)
-        if isinstance(message, bytes) and self.write_now(message):
+        for message in messages:
+            if len(message) > most:
+                text = f"Sent message larger than max ({len(message)} vs. {most})"
+                raise CallEnded(Status.RESOURCE_EXHAUSTED, text)
+        if self.write_now(*messages):
             return
         self._writing = True
         try:
-            await self._write(memoryview(message))
+            for message in messages:
+                await self._write(memoryview(message))
         finally:
             self._writing = False
 
     async def _write(self, message: memoryview) -> None:
-        connection, turn, at = self.connection, 0, 0
+        turn, at = 0, 0
         prefix = f.PREFIX.pack(0, len(message))
         while prefix or at < len(message):
             room = await self._room()
@@ -221,13 +234,9 @@ class Stream:
             piece = message[at : at + room - len(before)]
             at += len(piece)
             size = len(before) + len(piece)
-            self._send_window -= size
-            connection.send_window -= size
             if size > KIB or at == len(message):
-                connection.content()
-            head, self._head = self._head, b""
-            data = f.HEAD.pack(size >> 8, size & 255, f.DATA, 0, self.number)
-            connection.send(b"".join((head, data, before, piece)))
+                self.connection.content()
+            self._send(size, [before, piece])
             turn += size
             if turn >= _TURN:
                 turn = 0
@@ -242,7 +251,7 @@ class Stream:
         try:
             while True:
                 self._check()
-                room = min(self._send_window, connection.send_window, f.MOST_FRAME)
+                room = min(self._send_window, connection.send_window, _LARGE)
                 if self._send_window <= 0:
                     waiting.pop(self, None)
                     connection.let_write()
@@ -274,7 +283,7 @@ class Stream:
     async def reply(self, message: bytes) -> None:
         """Send the last message and end the call well. Raises: CallEnded."""
         ending = f.ending(self.number, None, begun=True) + self._farewell()
-        if self.write_now(message, ending):
+        if self.write_now(message, ending=ending):
             self._forget()
         else:
             await self.write(message)

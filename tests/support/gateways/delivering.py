@@ -62,8 +62,9 @@ class Stream:
     async def read(self) -> Any:
         return await self._requests.get()
 
-    async def write(self, response: bytes) -> None:
-        await self._responses.put(response)
+    async def write(self, *responses: bytes) -> None:
+        for response in responses:
+            await self._responses.put(response)
 
     # --- the client's side
 

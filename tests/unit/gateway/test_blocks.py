@@ -62,7 +62,12 @@ async def commit(ledger: Ledger, size: int = 1, *events: Any) -> int:
 
 
 async def some(follower: Follower, count: int) -> list[int]:
-    return [(await in_time(anext(follower))).number for _ in range(count)]
+    """Return the numbers of the next blocks, which come in steps that end with them."""
+    numbers: list[int] = []
+    while len(numbers) < count:
+        numbers += (block.number for block in await in_time(anext(follower)))
+    assert len(numbers) == count
+    return numbers
 
 
 async def in_time(wait: Any) -> Any:
@@ -113,7 +118,7 @@ async def test_events_are_those_of_valid_transactions_in_order(feed):
         (("two", b"3"), VALID),
         (None, VALID),
     )
-    block = await feed.block(number)
+    block = (await feed.blocks(number))[0]
     assert [(one.event_name, one.payload) for one in block.events] == [
         ("one", b"1"),
         ("two", b"3"),
@@ -156,7 +161,24 @@ async def test_a_thousand_followers_share_one_read_of_each_block(feed):
     for _ in range(3):
         await commit(feed.ledger)
     assert await asyncio.gather(*following) == [[1, 2, 3]] * 1000
-    assert feed._reader.reads == 3
+    assert feed._reader.reads == 2  # the first block at once, the others together
+
+
+async def test_few_followers_do_not_wait_for_more_blocks(feed):
+    follower = feed.follow(1)
+    for number in range(1, 20):
+        waiting = asyncio.ensure_future(some(follower, 1))
+        await asyncio.sleep(0)
+        await commit(feed.ledger)
+        assert await waiting == [number]
+
+
+async def test_one_that_is_behind_gets_as_many_bytes_as_go_in_one_write(feed):
+    for _ in range(6):
+        await commit(feed.ledger, 20_000)
+    follower = feed.follow(1)
+    steps = [len(await in_time(anext(follower))) for _ in range(2)]
+    assert steps == [3, 3]
 
 
 async def test_one_that_is_cancelled_takes_the_block_from_no_other(feed):
@@ -192,7 +214,7 @@ async def test_slow_followers_keep_no_blocks(feed, monkeypatch):
 async def test_the_newest_block_is_kept_however_large_it_is(feed, monkeypatch):
     monkeypatch.setattr(feeds, "_CACHED_BYTES", 1024)
     number = await commit(feed.ledger, 50_000)
-    assert await feed.block(number) is await feed.block(number)
+    assert (await feed.blocks(number))[0] is (await feed.blocks(number))[0]
     assert list(feed._kept) == [number]
 
 
@@ -229,10 +251,10 @@ class TestRevert:
 
     async def test_nobody_gets_a_block_that_was_removed(self, feed, ledger):
         await commit(ledger, 10)
-        old = await feed.block(4)
+        old = (await feed.blocks(4))[0]
         await ledger.revert("four")
         await commit(ledger, 20)
-        new = await feed.block(4)
+        new = (await feed.blocks(4))[0]
         assert (len(new.raw) > len(old.raw), new.raw) == (True, ledger.get_block(4))
 
     async def test_one_that_waits_at_the_height_of_the_snapshot_goes_on(
@@ -253,7 +275,7 @@ async def test_followers_are_told_when_the_ledger_closes(tmp_path):
     with pytest.raises(LedgerClosed):
         await in_time(waiting)
     with pytest.raises(LedgerClosed):
-        await feed.block(0)
+        (await feed.blocks(0))[0]
 
 
 async def test_private_data_is_read_again_after_each_block(feed):

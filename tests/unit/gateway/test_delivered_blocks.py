@@ -85,11 +85,11 @@ async def test_a_recorded_request_gets_the_recorded_answer(tmp_path: Path):
 async def test_private_data_comes_with_its_block_as_recorded(tmp_path, monkeypatch):
     """The recorded client is no member of collection colC."""
 
-    async def recorded_block(_: BlockFeed, number: int) -> FeedBlock:
-        return decode_block(blocks()[number])
+    async def recorded_block(_: BlockFeed, number: int) -> list[FeedBlock]:
+        return [decode_block(blocks()[number])]
 
     # Blocks that the node makes have the signature of another orderer.
-    monkeypatch.setattr(BlockFeed, "block", recorded_block)
+    monkeypatch.setattr(BlockFeed, "blocks", recorded_block)
     recorded = recordings()["private"] | delivered()["private_later"]
     compared = 0
     async with AsyncExitStack() as stack:
