@@ -277,8 +277,11 @@ class Child(asyncio.SubprocessProtocol):
         await self._exited.wait()
         end = self._judge()
         rest = asyncio.ensure_future(self._clear_up(sweep))
+        code = self._transport.get_returncode() or 0
+        # If bubblewrap is killed, its program still takes calls for a moment: they are lost.
+        limit_s = 0 if self.program.sandbox and code < 0 else SETTLE_S
         try:
-            await asyncio.wait([rest], timeout=SETTLE_S)
+            await asyncio.wait([rest], timeout=limit_s)
             self._exit.settle(end)
             await rest
         except Exception as error:  # noqa: BLE001  # waiters must be told anyway

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from chaindock.container.contracts import Cause, ClientTls
 from chaindock.controllers.process.instance import SANDBOX
 from chaindock.errors import StartFailed
 from chaindock.processes import sandbox
-from chaindock.processes.child import Program
+from chaindock.processes.child import SETTLE_S, Child, Program
 from chaindock.processes.sandbox import MOST_CONNECTIONS, find_bwrap
 from support.doubles.backend import WatchedAttempt
 from support.doubles.scripts import hang
@@ -166,6 +167,31 @@ async def test_its_connections_reach_the_node_and_are_to_be_bounded(
         assert (listener.most, listener.names) == (MOST_CONNECTIONS, ("127.0.0.1",))
         await instance.stop(0)
         await eventually(lambda: listener.connected == 0)
+
+
+async def test_a_kill_is_told_before_what_is_left_has_ended(
+    backend: ProcessBackend, monkeypatch: pytest.MonkeyPatch
+):
+    """The program outlives bubblewrap for a moment: a call that it gets then is lost."""
+    told, clear_up = asyncio.Event(), Child._clear_up
+
+    async def late(child: Child, sweep: Any) -> None:
+        if child.program.sandbox:
+            await told.wait()
+        await clear_up(child, sweep)
+
+    monkeypatch.setattr(Child, "_clear_up", late)
+    async with backend.within():
+        instance, attempt = await started(backend, "echo begun; exec sleep 60")
+        await attempt.until(lambda: bool(attempt.lines))
+        os.kill(int(instance.describe()["pid"]), signal.SIGKILL)
+        try:
+            async with asyncio.timeout(SETTLE_S / 2):
+                found = await instance.wait()
+        finally:
+            told.set()
+        await backend.until_gone()
+    assert found.signal == signal.SIGKILL
 
 
 async def test_a_stop_while_it_begins_leaves_nothing_and_runs_nothing(
