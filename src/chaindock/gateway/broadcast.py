@@ -15,8 +15,8 @@ from fabric_protos.orderer import ab_pb2
 from chaindock.aio import off_loop
 from chaindock.endorser.orderer import FRAME_BYTES
 from chaindock.errors import ChaindockError, InvalidInput, Unsupported
+from chaindock.gateway.calls import Service
 from chaindock.gateway.deliver import ORDERED, Deliver
-from chaindock.gateway.listener import Service
 from chaindock.gateway.statuses import broadcast_status
 from chaindock.ledger.simulator import require_size
 from chaindock.ledger.transaction import (
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from chaindock.endorser.channel import Channel
     from chaindock.gateway.blocks import Feeds
     from chaindock.gateway.calls import Call as Context
-    from chaindock.gateway.listener import Seat, Stream
+    from chaindock.gateway.calls import Stream
     from chaindock.gateway.options import GatewayOptions
+    from chaindock.gateway.seat import Seat
 
 _SUCCESS: Final = common_pb2.SUCCESS
 _HELD_BYTES: Final = 64 * MIB

@@ -6,8 +6,9 @@ Source: docs/fabric/gateway.md#servers
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from chaindock.errors import ChaindockError
 from chaindock.gateway.intake import SLOW_S, Intake
@@ -17,12 +18,39 @@ from chaindock.rpc.status import CallEnded, Status
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from chaindock.gateway.listener import Feed, Methods, Service, Unary
-    from chaindock.rpc.stream import Stream
+    from chaindock.rpc.stream import Stream as Incoming
 
 _log = get_logger("gateway")
+
+
+@dataclass
+class Service:
+    """One gRPC service of one peer.
+
+    A method ends its call with a status by raising `Refusal` or a ChaindockError.
+
+    Args:
+        name: with its package, e.g. `gateway.Gateway`.
+        unary, streams, feeds: its methods by name.
+        limit: most calls at once; 0 = no limit.
+    """
+
+    name: str
+    unary: Mapping[str, Unary] = field(default_factory=dict)
+    streams: Mapping[str, Stream] = field(default_factory=dict)
+    feeds: Mapping[str, Feed] = field(default_factory=dict)
+    limit: int = 0
+    running: int = 0
+
+    def enter(self) -> None:
+        """Count a call among those that run. Raises: Refusal: they are too many."""
+        if self.limit and self.running >= self.limit:
+            raise Refusal(
+                Status.UNKNOWN,
+                f"too many requests for /{self.name}, exceeding concurrency limit "
+                f"({self.limit})",
+            )
+        self.running += 1
 
 
 @dataclass(frozen=True)
@@ -44,7 +72,7 @@ class Call:
     """
 
     def __init__(
-        self, service: Service, desk: Desk, stream: Stream, limit_s: float | None
+        self, service: Service, desk: Desk, stream: Incoming, limit_s: float | None
     ) -> None:
         self._service, self._desk, self._stream = service, desk, stream
         self._limit_s, self._counts = limit_s, False
@@ -83,8 +111,18 @@ class Call:
         return response
 
 
+Unary: TypeAlias = Callable[[bytes, Call], Awaitable[bytes]]
+"""Takes a serialised request and returns the response."""
+Feed: TypeAlias = Callable[[bytes, Call], Awaitable[None]]
+"""Takes a serialised request, and writes responses with `context.write()`."""
+Stream: TypeAlias = Callable[[Call], Awaitable[None]]
+"""Reads requests with `context.read()` (None at the end), writes responses with
+`context.write()`; all are serialised."""
+Methods: TypeAlias = Unary | Feed | Stream
+
+
 async def run(
-    service: Service, desk: Desk, method: Methods, stream: Stream, *, reads: bool
+    service: Service, desk: Desk, method: Methods, stream: Incoming, *, reads: bool
 ) -> bytes | None:
     """Serve a call of a method; return the response that is left to send, if any.
 

@@ -22,7 +22,7 @@ from chaindock.aio import off_loop
 from chaindock.endorser.acl import require
 from chaindock.endorser.channel import Joined
 from chaindock.errors import Denied, LedgerError
-from chaindock.gateway.listener import Service
+from chaindock.gateway.calls import Service
 from chaindock.gateway.requests import is_bound
 from chaindock.identity.policies import satisfied
 from chaindock.ledger.encoding import field, uvarint
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from chaindock.endorser.channel import Channel
     from chaindock.gateway.blocks import BlockFeed, FeedBlock, Feeds
     from chaindock.gateway.calls import Call as Context
-    from chaindock.gateway.listener import Seat
     from chaindock.gateway.options import GatewayOptions
+    from chaindock.gateway.seat import Seat
     from chaindock.identity.msp import Identity
     from chaindock.ledger.delivered import PrivateSet
 

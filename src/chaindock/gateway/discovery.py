@@ -17,8 +17,9 @@ from fabric_protos.msp.msp_config_pb2 import FabricMSPConfig, MSPConfig
 from chaindock.endorser.channel import Joined
 from chaindock.endorser.layouts import eligible, endorsing, runnable
 from chaindock.errors import ChaindockError, Denied, InvalidInput, NotFound
-from chaindock.gateway.listener import Service, named
+from chaindock.gateway.calls import Service
 from chaindock.gateway.requests import is_bound, unmarshalled
+from chaindock.gateway.seat import named
 from chaindock.gateway.statuses import Refusal
 from chaindock.identity.msp import Msps, require_local
 from chaindock.ids import CHANNEL_WRITERS
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from fabric_protos.peer.proposal_response_pb2 import ChaincodeInterest
 
     from chaindock.endorser.channel import Channel
-    from chaindock.gateway.listener import Seat
     from chaindock.gateway.options import GatewayOptions
+    from chaindock.gateway.seat import Seat
     from chaindock.identity.msp import SigningIdentity
     from chaindock.identity.organization import Organizations
 

@@ -28,8 +28,8 @@ from chaindock.errors import (
     ProposalInvalid,
 )
 from chaindock.gateway import requests
+from chaindock.gateway.calls import Service
 from chaindock.gateway.events import chaincode_events
-from chaindock.gateway.listener import Service
 from chaindock.gateway.statuses import (
     Refusal,
     broadcast_status,
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from chaindock.endorser.checks import Proposal
     from chaindock.gateway.blocks import Feeds
     from chaindock.gateway.calls import Call as Context
-    from chaindock.gateway.listener import Seat
     from chaindock.gateway.options import GatewayOptions
+    from chaindock.gateway.seat import Seat
 
 _UNPLANNED: Final = (
     "no combination of peers can be derived which satisfy the endorsement policy: "

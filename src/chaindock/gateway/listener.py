@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Self, TypeAlias
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, Self
 
 from chaindock.errors import ConfigInvalid, NodeError
-from chaindock.gateway.calls import Call as Context
 from chaindock.gateway.calls import Desk, run
+from chaindock.gateway.seat import ALL, APART, DEFAULT, LOCAL, Seat
 from chaindock.gateway.statuses import Refusal
 from chaindock.rpc.connection import Limits
 from chaindock.rpc.server import Server
@@ -26,91 +25,19 @@ from chaindock.values import show_address
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from chaindock.gateway.calls import Methods, Service
     from chaindock.gateway.options import GatewayOptions
     from chaindock.identity.organization import Organization
     from chaindock.rpc.stream import Stream as Incoming
 
 _log = get_logger("gateway")
-DEFAULT: Final = ("127.0.0.1", 7051)
-_APART: Final = 2000
-"""Between the ports of two peers, as in Fabric's test network."""
-_LOCAL: Final = "127.0.0.1"
-_ALL: Final = ("0.0.0.0", "::")  # noqa: S104  # as a user may set it
 _STREAMS: Final = 1000
 """Calls at once on one connection."""
 _PING_S: Final = 2 * 3600.0
 """Fabric's two hours of silence outlast every idle limit on the way."""
-
-Unary: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
-"""Takes a serialised request and returns the response."""
-Feed: TypeAlias = Callable[[bytes, Context], Awaitable[None]]
-"""Takes a serialised request, and writes responses with `context.write()`."""
-Stream: TypeAlias = Callable[[Context], Awaitable[None]]
-"""Reads requests with `context.read()` (None at the end), writes responses with
-`context.write()`; all are serialised."""
-Methods: TypeAlias = Unary | Feed | Stream
-
-
-def named(address: str) -> str:
-    """Return an address whose host may be the TLS name, too, also for old clients."""
-    host, _, port = address.rpartition(":")
-    return f"localhost:{port}" if host == _LOCAL else address
-
-
-def configured(options: GatewayOptions) -> str:
-    """Return the address of the first peer, host:port; "" = another one each time."""
-    host, port = options.listen or DEFAULT
-    dialled = _LOCAL if host in {"", *_ALL} else host
-    return named(show_address((dialled, port))) if port else ""
-
-
-@dataclass(frozen=True)
-class Seat:
-    """Whose peer a server is, and the address that its clients dial.
-
-    Args:
-        addresses: those of the peers of all organisations, by MSP id; grows.
-    """
-
-    mspid: str
-    address: str
-    addresses: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-    def of(self, mspid: str) -> Seat:
-        """Return the seat of another peer of the node."""
-        return Seat(mspid, self.addresses.get(mspid, self.address), self.addresses)
-
-
-@dataclass
-class Service:
-    """One gRPC service of one peer.
-
-    A method ends its call with a status by raising `Refusal` or a ChaindockError.
-
-    Args:
-        name: with its package, e.g. `gateway.Gateway`.
-        unary, streams, feeds: its methods by name.
-        limit: most calls at once; 0 = no limit.
-    """
-
-    name: str
-    unary: Mapping[str, Unary] = field(default_factory=dict)
-    streams: Mapping[str, Stream] = field(default_factory=dict)
-    feeds: Mapping[str, Feed] = field(default_factory=dict)
-    limit: int = 0
-    running: int = 0
-
-    def enter(self) -> None:
-        """Count a call among those that run. Raises: Refusal: they are too many."""
-        if self.limit and self.running >= self.limit:
-            raise Refusal(
-                Status.UNKNOWN,
-                f"too many requests for /{self.name}, exceeding concurrency limit "
-                f"({self.limit})",
-            )
-        self.running += 1
 
 
 class ClientListener:
@@ -163,12 +90,12 @@ class ClientListener:
             if organization.mspid in self._servers:
                 return
             host, port = self._options.listen or DEFAULT
-            name = host if host.isascii() and host not in _ALL else ""
+            name = host if host.isascii() and host not in ALL else ""
             await asyncio.to_thread(organization.listen_at, name)
             self._roots.append(organization.tls[0])
             if port:
-                port += _APART * len(self._servers)
-            await self._open(organization, host or _LOCAL, port)
+                port += APART * len(self._servers)
+            await self._open(organization, host or LOCAL, port)
 
     async def close(self, mspid: str) -> None:
         """Close the server of an organisation's peer, until `reopen`; its calls end."""
@@ -183,7 +110,7 @@ class ClientListener:
             if mspid in self._addresses:
                 return
             former, host = self._servers[mspid], (self._options.listen or DEFAULT)[0]
-            await self._open(former.organization, host or _LOCAL, former.port)
+            await self._open(former.organization, host or LOCAL, former.port)
 
     async def _open(self, organization: Organization, host: str, port: int) -> None:
         server = _Server(organization, self._options, self._roots, self._desk)
@@ -257,7 +184,7 @@ class _Server:
     def bind(self, host: str, port: int) -> None:
         """Take an address. Raises: OSError."""
         self.port = self.server.listen(host, port)
-        dialled = _LOCAL if host in _ALL else host
+        dialled = LOCAL if host in ALL else host
         address = show_address((dialled, self.port))
         self.seat = Seat(self.organization.mspid, address)
 

@@ -21,7 +21,7 @@ from chaindock.endorser.endorser import Watch
 from chaindock.endorser.responses import failure, is_refusal, respond
 from chaindock.endorser.simulation import undefined
 from chaindock.errors import ChaindockError, NotFound
-from chaindock.gateway.listener import Service
+from chaindock.gateway.calls import Service
 from chaindock.gateway.requests import unmarshalled
 from chaindock.gateway.statuses import Refusal
 from chaindock.identity.msp import Msps
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from chaindock.endorser.channel import Channel
     from chaindock.endorser.checks import Proposal
-    from chaindock.gateway.listener import Seat
+    from chaindock.gateway.seat import Seat
     from chaindock.identity.organization import Organizations
 
 

@@ -26,7 +26,7 @@ from chaindock.rpc.status import CallEnded, Status
 if TYPE_CHECKING:
     from chaindock.endorser.checks import Proposal
     from chaindock.errors import ChaindockError
-    from chaindock.gateway.listener import Seat
+    from chaindock.gateway.seat import Seat
 
 _DETAIL: Final = "type.googleapis.com/gateway.ErrorDetail"
 _TRAILER: Final = "grpc-status-details-bin"

@@ -21,7 +21,7 @@ from chaindock.endorser.members import Members
 from chaindock.endorser.orderer import Orderer
 from chaindock.endorser.qscc import QueryChaincode
 from chaindock.errors import AlreadyExists, InvalidInput, NotFound
-from chaindock.gateway.listener import configured
+from chaindock.gateway.seat import configured
 from chaindock.identity.organization import full_mspid
 from chaindock.ids import require_channel
 from chaindock.ledger.ledger import Ledger

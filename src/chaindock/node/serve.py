@@ -29,7 +29,9 @@ from chaindock.container.router import Router
 from chaindock.durable import sync_folder
 from chaindock.gateway import broadcast, deliver, discovery, gateway, peer, probes
 from chaindock.gateway.blocks import Feeds
-from chaindock.gateway.listener import ClientListener, Seat, Service, named
+from chaindock.gateway.calls import Service
+from chaindock.gateway.listener import ClientListener
+from chaindock.gateway.seat import Seat, named
 from chaindock.identity.ca import TlsAuthority
 from chaindock.identity.organization import Organization, Organizations
 from chaindock.ids import Ccid, split_peer

@@ -18,8 +18,8 @@ from chaindock.endorser.members import Members
 from chaindock.endorser.orderer import Orderer
 from chaindock.gateway import broadcast, deliver
 from chaindock.gateway.blocks import Feeds
-from chaindock.gateway.listener import Seat
 from chaindock.gateway.options import GatewayOptions
+from chaindock.gateway.seat import Seat
 from chaindock.identity.organization import Organization, Organizations
 from chaindock.ids import ChannelId
 from chaindock.ledger.ledger import Ledger
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from contextlib import AsyncExitStack
     from pathlib import Path
 
-    from chaindock.gateway.listener import Service
+    from chaindock.gateway.calls import Service
     from chaindock.identity.msp import SigningIdentity
 
 CHANNEL = ChannelId("mychannel")

@@ -16,8 +16,8 @@ from chaindock.endorser.configuration import Configuration
 from chaindock.gateway import deliver
 from chaindock.gateway.blocks import BlockFeed, FeedBlock, Feeds
 from chaindock.gateway.blocks import decode as decode_block
-from chaindock.gateway.listener import Seat
 from chaindock.gateway.options import GatewayOptions
+from chaindock.gateway.seat import Seat
 from chaindock.identity.organization import Organization
 from chaindock.ledger.delivered import PrivateSet
 from chaindock.ledger.reader import LedgerReader

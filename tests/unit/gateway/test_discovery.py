@@ -16,7 +16,7 @@ from fabric_protos.peer.proposal_response_pb2 import ChaincodeCall, ChaincodeInt
 from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.genesis import genesis_envelope, with_organization
 from chaindock.gateway.discovery import Discovery
-from chaindock.gateway.listener import Seat
+from chaindock.gateway.seat import Seat
 from chaindock.gateway.statuses import Refusal
 from chaindock.identity.policies import parse_policy
 from chaindock.ids import ChannelId

@@ -13,7 +13,8 @@ import grpc.aio
 import pytest
 
 from chaindock.errors import Denied, NodeError
-from chaindock.gateway.listener import ClientListener, Service
+from chaindock.gateway.calls import Service
+from chaindock.gateway.listener import ClientListener
 from chaindock.gateway.options import GatewayOptions
 from chaindock.gateway.statuses import Refusal, detail
 from chaindock.identity.ca import key_pem
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from chaindock.gateway.calls import Call as Context
-    from chaindock.gateway.listener import Seat, Unary
+    from chaindock.gateway.calls import Unary
+    from chaindock.gateway.seat import Seat
     from chaindock.identity.organization import Organization
 
 FREE = ("127.0.0.1", 0)

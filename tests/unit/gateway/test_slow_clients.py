@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chaindock.gateway.listener import ClientListener, Service
+from chaindock.gateway.calls import Service
+from chaindock.gateway.listener import ClientListener
 from chaindock.gateway.options import GatewayOptions
 from support.eventually import eventually
 from support.gateways.client import Client
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from chaindock.gateway.calls import Call as Context
-    from chaindock.gateway.listener import Seat
+    from chaindock.gateway.seat import Seat
     from chaindock.identity.organization import Organization
 
 LARGE = bytes(1 << 20)

@@ -14,8 +14,8 @@ from fabric_protos.peer import transaction_pb2
 from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.gateway.gateway import Gateway
-from chaindock.gateway.listener import Seat
 from chaindock.gateway.options import GatewayOptions
+from chaindock.gateway.seat import Seat
 from chaindock.ids import ChannelId
 from chaindock.ledger.blocks import header_der
 from support.ledgers.proposals import new_proposal
