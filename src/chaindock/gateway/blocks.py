@@ -174,8 +174,9 @@ class BlockFeed:
     async def _read(self, number: int) -> Sequence[FeedBlock]:
         await self.ledger.wait_above(number)
         if self.ledger.height - number < _MANY:
-            while self._due > _now():  # noqa: ASYNC110  # others may put it off
-                await asyncio.sleep(self._due - _now())
+            latest = _now() + _LONGEST_S  # others may put it off
+            while (wait_s := min(self._due, latest) - _now()) > 0:  # noqa: ASYNC110
+                await asyncio.sleep(wait_s)
         reverts = self._renew()
         try:
             blocks = await self._reader.run(

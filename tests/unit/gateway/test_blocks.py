@@ -173,6 +173,30 @@ async def test_few_followers_do_not_wait_for_more_blocks(feed):
         assert await waiting == [number]
 
 
+async def test_many_that_read_old_blocks_keep_nobody_waiting_for_new_ones(
+    feed, monkeypatch
+):
+    """They read past what is kept, all the time."""
+    monkeypatch.setattr(feeds, "_CACHED_BYTES", 1)
+    for _ in range(30):
+        await commit(feed.ledger)
+
+    async def read_again() -> None:
+        while True:
+            await feed.blocks(1)
+
+    reading = [asyncio.ensure_future(read_again()) for _ in range(50)]
+    waiting = asyncio.ensure_future(some(feed.follow(31), 1))
+    await asyncio.sleep(0.05)
+    await commit(feed.ledger)
+    try:
+        async with asyncio.timeout(1):
+            assert await waiting == [31]
+    finally:
+        for task in reading:
+            task.cancel()
+
+
 async def test_one_that_is_behind_gets_as_many_bytes_as_go_in_one_write(feed):
     for _ in range(6):
         await commit(feed.ledger, 20_000)
