@@ -66,7 +66,7 @@ async def clean(engine: Engine, node_id: str, *, images: bool = True) -> None:
     for network in await engine.find_networks(label):
         await engine.remove_network(network["Id"])
     for image in await engine.find_images(label=BUILD_KEY) if images else ():
-        ours = image["Labels"][BUILT_BY] == node_id
+        ours = image["Labels"].get(BUILT_BY) == node_id
         for tag in own_tags(image):
             if tag.startswith(SCRIPT_IMAGES):
                 gone = not is_kept(image)
