@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 TAIL_LINES = 20
 POLL_S = 0.02
 KILLED_S = 10.0
-_EXIT_S = 5.0
 
 
 @command(
@@ -146,7 +145,6 @@ async def _until_signal(config: Config, ready: Callable[[NodeStatus], None]) -> 
     """Serve until the node ends by itself, or SIGINT, SIGTERM or SIGHUP asks it to."""
     import asyncio
     import signal
-    import threading
 
     from chaindock.node.serve import serve
 
@@ -167,10 +165,6 @@ async def _until_signal(config: Config, ready: Callable[[NodeStatus], None]) -> 
     except asyncio.CancelledError:
         if not asked:
             raise
-    # Everything is closed. After a flood of frames gRPC keeps its threads for minutes.
-    end = threading.Timer(_EXIT_S, os._exit, (show.Exit.OK,))
-    end.daemon = True
-    end.start()
 
 
 # --- in a process of its own ---------------------------------------------------------
