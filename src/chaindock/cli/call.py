@@ -242,9 +242,11 @@ def _require_same_results(session: Session, call: Call) -> None:
     lines = []
     for one in found:
         key = base64.b64decode(one["key"])
-        name = key.hex() if one["collection"] else shown(key.decode(errors="replace"))
+        name = shown(key.decode(errors="replace"))
+        if one["collection"]:
+            name = f"key with the hash {key.hex()}"
         where = escaped(" ".join(filter(None, (one["namespace"], one["collection"]))))
-        lines.append(f"{one['what']} {where} {name}".rstrip() + ":")
+        lines.append(" ".join(filter(None, (one["what"], where, name))) + ":")
         values = one["values"][:_SHOWN_VALUES]
         lines += [
             "  "

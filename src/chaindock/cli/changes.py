@@ -122,10 +122,7 @@ def _write(
 
 
 def _committed(
-    client: AdminClient,
-    name: str,
-    writes: Sequence[tuple[str, bytes]],
-    collection: str = "",
+    client: AdminClient, name: str, writes: Sequence[tuple[str, bytes]], collection: str
 ) -> dict[str, Any]:
     told = [{"key": key, "value": encode(value)} for key, value in writes]
     answer = client.post("state", name, writes=told, collection=collection)
@@ -143,17 +140,20 @@ def _committed(
 @state_command(
     "chaindock state export coldchain > coldchain.jsonl",
     "chaindock state export coldchain --prefix P > parcels.jsonl",
+    "chaindock state export deals --collection prices > prices.jsonl",
 )
 @name_argument()
 @click.option("--prefix", default="", help="Only keys that begin with this text.")
-def state_export(session: Session, name: str, prefix: str) -> None:
+@collection_option
+def state_export(session: Session, name: str, prefix: str, collection: str) -> None:
     """Write the keys of a chaincode as JSON, one a line.
 
     A line has `key` or `composite` (a list: type and attributes), and `text`, or
     `base64` where the value is not UTF-8. `state import` reads these lines.
     """
     heights = set()
-    pages = session.client().pages("rows", "state", name, start=None, prefix=prefix)
+    asked: dict[str, Any] = {"prefix": prefix, "collection": collection or None}
+    pages = session.client().pages("rows", "state", name, start=None, **asked)
     for page in pages:
         heights.add(page["height"])
         for row in page["rows"]:
@@ -179,7 +179,8 @@ def _line(key: str, value: bytes) -> dict[str, Any]:
 )
 @name_argument()
 @click.argument("source", metavar="FILE", type=click.Path(allow_dash=True))
-def state_import(session: Session, name: str, source: str) -> None:
+@collection_option
+def state_import(session: Session, name: str, source: str, collection: str) -> None:
     """Write keys from lines of JSON, as `state export` makes them.
 
     `json` instead of `text` gives a value as JSON, null deletes the key. All lines are
@@ -194,7 +195,7 @@ def state_import(session: Session, name: str, source: str) -> None:
     client, done, transactions = session.client(), 0, 0
     for batch in _batches(writes):
         try:
-            _committed(client, name, batch)
+            _committed(client, name, batch, collection)
         except ChaindockError as error:
             told = (
                 f"{done} of {show.count(len(writes), 'key')} were written before this"

@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fabric_protos.peer import proposal_pb2, proposal_response_pb2
+from fabric_protos.peer import chaincode_event_pb2, proposal_pb2, proposal_response_pb2
 
 from chaindock.endorser.caller import Caller, draw
 from chaindock.endorser.checks import parse_proposal
@@ -23,7 +23,7 @@ from chaindock.identity.msp import SigningIdentity
 from chaindock.ledger.transaction import ParsedTransaction, read_spaces
 
 Place = tuple[str, str, str, bytes]
-"""what (read, write, …), namespace, collection, key or key hash"""
+"""what (read, write, …), namespace, collection, key or key hash or name of the part"""
 RUNS: Final = 5
 PAUSE_S: Final = 0.3
 """Seconds between two runs: in all of them the clock shows another second."""
@@ -35,7 +35,8 @@ class Difference:
 
     Args:
         what: read, range, write, metadata, response or event.
-        collection: "" = public. `key` of a collection is a hash.
+        collection: "" = public. `key` and written values of a collection are hashes.
+        key: of a response, which field: status, message, payload; of an event, its name.
         values: those that occurred, each once; None = the part was absent.
     """
 
@@ -75,7 +76,7 @@ async def compare(
             proposal, timeout_s, endorse=True, endorsers=(peer,)
         )
         payload = answers[0].payload if answers else b""
-        found.append(dict(parts(outcome.response.SerializeToString(), payload)))
+        found.append(dict(parts(outcome.response, payload)))
 
     for number in range(RUNS):
         await asyncio.sleep(PAUSE_S if number else 0)
@@ -101,14 +102,17 @@ def differences(found: Sequence[dict[Place, bytes]]) -> list[Difference]:
     return told
 
 
-def parts(response: bytes, payload: bytes) -> Iterator[tuple[Place, bytes]]:
+def parts(response: Any, payload: bytes) -> Iterator[tuple[Place, bytes]]:
     """Yield each part of a result under its place; without a payload the response only."""
-    yield ("response", "", "", b""), response
+    yield ("response", "", "", b"status"), str(response.status).encode()
+    yield ("response", "", "", b"message"), response.message.encode()
+    yield ("response", "", "", b"payload"), response.payload
     if not payload:
         return
     outer = proposal_response_pb2.ProposalResponsePayload.FromString(payload)
     action = proposal_pb2.ChaincodeAction.FromString(outer.extension)
-    yield ("event", "", "", b""), action.events
+    event = chaincode_event_pb2.ChaincodeEvent.FromString(action.events)
+    yield ("event", "", "", event.event_name.encode()), event.payload
     tx = ParsedTransaction(b"")
     read_spaces(tx, action)
     for space in tx.spaces:

@@ -264,8 +264,7 @@ class Round:
 
 def _differing(*answers: ProposalResponse) -> list[str]:
     """Say where answers differ, and the values there."""
-    both = ((answer.response.SerializeToString(), answer.payload) for answer in answers)
-    found = [dict(parts(*answer)) for answer in both]
+    found = [dict(parts(answer.response, answer.payload)) for answer in answers]
     told = []
     for what, ns, collection, key, values in map(astuple, differences(found)):
         name = key.hex() if collection else key.decode(errors="replace")

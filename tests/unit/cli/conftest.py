@@ -23,7 +23,7 @@ from chaindock.node.admin import AdminServer
 from chaindock.node.explorer import Explorer
 from support.doubles.fake_explorer import members_of
 from support.doubles.fake_node import FakeNode
-from support.ledgers.envelopes import CHANNEL, Transaction, rwset, transaction
+from support.ledgers.envelopes import CHANNEL, Transaction, transaction
 from support.ledgers.ledger import ledger_at
 from support.program import command, wait_for
 
@@ -72,8 +72,15 @@ class Writes:
     async def write(
         self, name: str, writes: list[tuple[str, bytes]], collection: str = ""
     ) -> Answer:
-        assert not collection
-        tx = transaction(rwset(writes=dict(writes), ns=name), chaincode=name)
+        with self.ledger.new_simulator(TxId("t")) as simulator:
+            for key, value in writes:
+                if collection:
+                    simulator.put_private(name, collection, key, value)
+                else:
+                    simulator.put_state(name, key, value)
+            tx = transaction(simulator.results(), chaincode=name)
+            if data := simulator.private_results():
+                await self.ledger.keep_private(tx.tx_id, data)
         parsed = parse_transaction(tx.envelope, CHANNEL)
         if any(key == "refused" for key, _ in writes):
             parsed.code = 10

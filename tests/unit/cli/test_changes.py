@@ -76,6 +76,26 @@ def test_what_was_exported_can_be_imported_as_it_was(run, ledger, tmp_path):
     assert run("state", "export", "other").stdout == text
 
 
+def test_a_collection_is_exported_and_imported(run, ledger):
+    def writes(simulator):
+        simulator.put_private("cc", "prices", "k", b"\xff")
+        simulator.put_private("cc", "prices", "x", b"1")
+
+    ledger.simulate(writes)
+    prices = ("--collection", "prices")
+    assert exported(run) == []
+    assert exported(run, *prices) == [
+        {"key": "k", "base64": "/w=="},
+        {"key": "x", "text": "1"},
+    ]
+    lines = '{"key":"k","json":null}\n{"key":"y","text":"2"}\n'
+    assert run("state", "import", "cc", "-", *prices, input=lines).exit_code == 0
+    assert exported(run, *prices) == [
+        {"key": "x", "text": "1"},
+        {"key": "y", "text": "2"},
+    ]
+
+
 def test_import_takes_json_and_deletes_by_null(run, ledger):
     run("state", "put", "cc", "old", "v")
     lines = (

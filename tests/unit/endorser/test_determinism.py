@@ -43,6 +43,7 @@ async def test_what_differs_is_named_with_its_values(defined, monkeypatch):
     monkeypatch.setattr(defined.chaincode, "put", put)
     found = {one.what: one for one in await runs(defined, b"put", b"k", b"v")}
     assert list(found) == ["read", "response", "write"]
+    assert (found["response"].key, found["response"].values[0]) == (b"payload", b"v0")
     assert (found["write"].namespace, found["write"].key) == ("basic", b"k")
     assert found["write"].values == [b"v0", b"v1", b"v2", b"v3", b"v4"]
     assert (found["read"].key, found["read"].values) == (b"sometimes", [None, b"None"])
