@@ -112,16 +112,13 @@ class PeerConnection:
 
 @dataclass(frozen=True)
 class NodeLabels:
-    """Who owns what is started: on every container, network and process.
-
-    Args:
-        node_id: random, made once per home.
-        peer_id, network_id: parts of container and image names (docs/fabric/docker.md).
-    """
+    """Who owns what is started: on every container, network and process."""
 
     node_id: str
+    """Random, made once per home."""
     peer_id: str
     network_id: str
+    """As `peer_id`, a part of container and image names (docs/fabric/docker.md)."""
 
 
 @dataclass(frozen=True)

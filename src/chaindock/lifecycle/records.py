@@ -38,16 +38,14 @@ _PAGE: Final = 100
 
 @dataclass(frozen=True)
 class Records:
-    """Records of one kind of structure; `collection` "" = public.
-
-    Args:
-        space: first part of the keys, `DEFINITIONS` or `SOURCES`.
-        datatype, fields: the structure's name and fields, in Fabric's order.
-    """
+    """Records of one kind of structure; `collection` "" = public."""
 
     space: str
+    """First part of the keys, `DEFINITIONS` or `SOURCES`."""
     datatype: str
+    """The structure's name."""
     fields: tuple[str, ...]
+    """The structure's fields, in Fabric's order."""
     collection: str = ""
 
     def key(self, name: str, field: str | None = None) -> str:

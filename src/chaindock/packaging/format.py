@@ -35,27 +35,23 @@ CODE = "code.tar.gz"
 
 @dataclass(frozen=True)
 class PackageInfo:
-    """What a package file says of itself.
-
-    Args:
-        id: `label:sha256`.
-        label, package_type, import_path: as metadata.json has them.
-        size: bytes of the package file.
-        code_digest: SHA-256 of code.tar.gz, hex.
-        entries: its files, in the order of the archive.
-        indexes: names of those that are CouchDB index definitions.
-        warnings: what a peer would ignore or refuse.
-    """
+    """What a package file says of itself; label, type and path as in metadata.json."""
 
     id: Ccid
+    """`label:sha256`."""
     label: str
     package_type: str
     import_path: str
     size: int
+    """Bytes of the package file."""
     code_digest: str
+    """SHA-256 of code.tar.gz, hex."""
     entries: tuple[Entry, ...]
+    """The files of code.tar.gz, in their order there."""
     indexes: tuple[str, ...]
+    """Names of those that are CouchDB index definitions."""
     warnings: tuple[str, ...]
+    """What a peer would ignore or refuse."""
 
 
 class Hashing:
