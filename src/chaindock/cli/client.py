@@ -67,7 +67,12 @@ class AdminClient:
 
     def status(self) -> dict[str, Any]:
         """Return the fields of NodeStatus."""
-        return self.get("status", timeout_s=STATUS_S)
+        try:
+            return self.get("status", timeout_s=STATUS_S)
+        except NodeError as error:
+            if not isinstance(error.__cause__, ConnectionError):
+                raise
+        return self.get("status", timeout_s=STATUS_S)  # a node that was killed is gone
 
     def shutdown(self) -> None:
         """Ask the node to stop."""

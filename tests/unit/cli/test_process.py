@@ -4,14 +4,17 @@ import json
 import os
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
+from chaindock.cli.client import AdminClient
 from chaindock.cli.node import find_process, is_alive
+from chaindock.errors import NodeNotRunning
 from chaindock.node.home import Home
-from chaindock.operations.address import find_socket
+from chaindock.operations.address import find_socket, opened_socket
 from support.program import command, wait_for
 
 
@@ -90,6 +93,25 @@ def test_down_after_a_kill_finds_no_node_and_up_works_again(chaindock, home):
     assert "no node is running" in chaindock("down").stderr
     assert chaindock("ps").returncode == 3
     assert chaindock("up", "-d").returncode == 0
+
+
+def test_a_node_that_dies_while_it_is_asked_is_none_that_runs(home):
+    """`up` right after a kill: the system resets what the node had accepted."""
+    home.mkdir(exist_ok=True)
+    with opened_socket(home) as listener:
+        listener.setblocking(True)
+        listener.listen()
+
+        def die():
+            accepted, _ = listener.accept()
+            listener.close()
+            accepted.close()  # what was not read resets the connection
+
+        with ThreadPoolExecutor(1) as thread:
+            dying = thread.submit(die)
+            with pytest.raises(NodeNotRunning, match="no node is running"):
+                AdminClient(home).status()
+            dying.result(10)
 
 
 def test_a_lock_that_nobody_holds_is_not_believed(home):
