@@ -153,5 +153,6 @@ class Wire(asyncio.BufferedProtocol):
                 return
             while not self._closing and (size := tls.read(self._plain)):
                 self._received(self._plain[:size])
-        except ssl.SSLError:  # the end of what the other side sends is one
+        except ssl.SSLError as error:  # the end of what the other side sends is one
             self.abort()
+            self.connection_lost(error)  # the transport would not say why

@@ -16,7 +16,7 @@ from chaindock.identity.ca import TlsAuthority
 from chaindock.rpc.connection import Limits
 from chaindock.rpc.dial import connect
 from chaindock.rpc.status import CallEnded, Status
-from chaindock.rpc.tls import client_context
+from chaindock.rpc.tls import Channel, client_context, server_context
 from chaindock.values import MIB
 from support.rpc import raw as h
 from support.rpc.raw import frame
@@ -130,6 +130,37 @@ async def test_both_sides_show_certificates(wrong: str):
             assert await stream.read() == bytes(3 * MIB)
         connection.close()
         await asyncio.sleep(0.01)
+
+
+async def test_an_open_call_is_told_why_tls_broke():
+    authority, gone = TlsAuthority(), asyncio.Event()
+    pair = authority.issue_server("localhost")
+    tls = Channel(server_context(pair.cert_pem, pair.key_pem, None), None)
+
+    async def accept(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        while not tls.shaken:
+            writer.write(tls.begin(await reader.read(MIB)))
+        writer.write(b"\x17\x03\x03\0\x20" + bytes(32))  # a record that nobody sealed
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(MIB):
+                pass
+            writer.close()
+            await writer.wait_closed()
+        gone.set()
+
+    listener = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    context = client_context(None, None, authority.root_pem)
+    connection = await connect(f"127.0.0.1:{port}", LIMITS, context, "localhost")
+    stream = connection.request("/test.Calls/Each")
+    with pytest.raises(CallEnded, match=r"connection lost: .*record mac"):
+        await stream.read()
+    assert not connection.streams
+    await gone.wait()
+    listener.close()
+    await listener.wait_closed()
 
 
 def answer(*pairs: tuple[str, str], end: bool = True) -> bytes:
