@@ -125,10 +125,11 @@ async def test_a_call_that_the_node_cancels_ends_for_the_client(
 
 
 async def test_the_end_of_the_server_ends_calls(calls: Calls, channel: Any):
+    """Not as if the client had left: applications listen to events no more then."""
     call = unary(channel, "Wait")(b"")
     await eventually(lambda: calls.begun)
     await calls.server.aclose()
-    assert await code_of(call) is CODE.CANCELLED
+    assert await code_of(call) is CODE.UNAVAILABLE
 
 
 async def test_messages_beyond_the_limit_are_refused():
