@@ -177,15 +177,16 @@ class BlockFeed:
             latest = _now() + _LONGEST_S  # others may put it off
             while (wait_s := min(self._due, latest) - _now()) > 0:  # noqa: ASYNC110
                 await asyncio.sleep(wait_s)
-        reverts = self._renew()
+        reverts = len(self.ledger.reverted_to)
         try:
             blocks = await self._reader.run(
                 partial(_decoded, number=number, end=self.ledger.height)
             )
         except NotFound:  # it was there
             raise self.ledger.reverted() from None
-        if not blocks or reverts != self._renew():
+        if not blocks or reverts != len(self.ledger.reverted_to):
             raise self.ledger.reverted()
+        self._renew()
         for block in blocks:
             if block.number not in self._kept:
                 self._kept[block.number] = block

@@ -10,7 +10,7 @@ import pytest
 from fabric_protos.gateway import gateway_pb2
 from fabric_protos.peer import events_pb2
 
-from chaindock.errors import LedgerClosed, LedgerError
+from chaindock.errors import LedgerClosed, LedgerError, NotFound
 from chaindock.gateway import blocks as feeds
 from chaindock.gateway.blocks import BlockFeed, Feeds, Follower, decode
 from chaindock.ids import TxId
@@ -289,6 +289,17 @@ class TestRevert:
         await ledger.revert("four")
         await commit(ledger)
         assert await in_time(waiting) == [4]
+
+    async def test_a_revert_that_is_refused_is_none(self, feed, ledger, monkeypatch):
+        read = feed._reader.run
+
+        async def refused(job: Any) -> Any:
+            with pytest.raises(NotFound):
+                await ledger.revert("unknown")
+            return await read(job)
+
+        monkeypatch.setattr(feed._reader, "run", refused)
+        assert await some(feed.follow(2), 2) == [2, 3]
 
 
 async def test_followers_are_told_when_the_ledger_closes(tmp_path):
