@@ -146,9 +146,12 @@ class BlockFeed:
         self._reverts = 0
         self._private: tuple[Any, asyncio.Task[list[PrivateSet]] | None] = (0, None)
 
-    def follow(self, start: int) -> Follower:
-        """Return an async iterator over the blocks from `start` on, without end."""
-        return Follower(self, start)
+    def follow(self, start: int, most: int | None = None) -> Follower:
+        """Return an async iterator over the blocks from `start` on, without end.
+
+        `most`: blocks in a step; None = as many as go in one write.
+        """
+        return Follower(self, start, most)
 
     async def blocks(self, number: int) -> Sequence[FeedBlock]:
         """Return a block as soon as it is there, and those after it that are there, too.
@@ -253,8 +256,8 @@ class Follower:
         comes next. LedgerClosed.
     """
 
-    def __init__(self, feed: BlockFeed, position: int) -> None:
-        self.position = position
+    def __init__(self, feed: BlockFeed, position: int, most: int | None) -> None:
+        self.position, self._most = position, most
         """Number of the block that comes next."""
         self._feed = feed
         self._reverts = len(feed.ledger.reverted_to)
@@ -264,7 +267,7 @@ class Follower:
 
     async def __anext__(self) -> Sequence[FeedBlock]:
         self._require()
-        blocks = await self._feed.blocks(self.position)
+        blocks = (await self._feed.blocks(self.position))[: self._most]
         self._require()
         self.position += len(blocks)
         return blocks

@@ -179,7 +179,8 @@ class Deliver:
         if stop < start:
             stop = sys.maxsize  # Fabric looks for the number alone
         patient = seek.behavior != ab_pb2.SeekInfo.FAIL_IF_NOT_READY
-        follower = feed.follow(start)
+        # The private data of a small block may be large.
+        follower = feed.follow(start, 1 if form.private else None)
         while True:
             if not patient and follower.position >= channel.ledger.height:
                 raise _End(common_pb2.NOT_FOUND)

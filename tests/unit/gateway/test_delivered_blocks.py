@@ -235,6 +235,21 @@ async def test_slow_clients_hold_up_nobody_and_hold_one_block_each(place):
     await eventually(lambda: len(place.ledger._blocks) == 0)
 
 
+async def test_slow_clients_hold_the_private_data_of_one_block(place, monkeypatch):
+    """It may be much, however small the blocks."""
+    read: list[int] = []
+
+    async def private(_: BlockFeed, number: int) -> list[PrivateSet]:
+        read.append(number)
+        return []
+
+    monkeypatch.setattr(BlockFeed, "private", private)
+    slow = place.call("DeliverWithPrivateData", room=1).send(seek(place.user, 1, 4))
+    await eventually(lambda: len(read) > 1)
+    assert read == [1, 2]  # one has been sent
+    assert await slow.numbers() == [1, 2, 3, 4, "SUCCESS"]
+
+
 async def test_a_revert_ends_the_streams_that_were_past_it(place):
     await place.ledger.take_snapshot("here")
     await place.commit()
