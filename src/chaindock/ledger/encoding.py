@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from typing import Final
 
+Version = tuple[int, int]
+"""Of a key: block, and position in the block."""
+Row = tuple[bytes, bytes, int, int]
+"""Key, value, block, position in the block."""
 SHORT: Final = 0x80
 """Bytes from which on a field is not short."""
 LEAD: Final = [

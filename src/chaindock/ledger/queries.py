@@ -21,9 +21,10 @@ from chaindock.ledger.snapshots import ABOVE_ALL, after
 from chaindock.ledger.transaction import unpacked_id
 
 if TYPE_CHECKING:
+    from chaindock.ledger.encoding import Row
     from chaindock.ledger.rwset import RangeRecord
     from chaindock.ledger.simulator import Simulator
-    from chaindock.ledger.snapshots import Row, Snapshot
+    from chaindock.ledger.snapshots import Snapshot
 
 _RANGE_BYTES = 4 * ENTRY_BYTES
 """What a range query costs besides its bounds."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KeyModification
 
-    from chaindock.ledger.snapshots import Version
+    from chaindock.ledger.encoding import Version
 
 T = TypeVar("T")
 _COUNT = (

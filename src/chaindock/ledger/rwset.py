@@ -23,7 +23,7 @@ from chaindock.ledger.encoding import field as encoded
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from chaindock.ledger.snapshots import Row, Version
+    from chaindock.ledger.encoding import Row, Version
 
     SpaceName = tuple[str, str]
     """namespace, collection ("" = public)"""

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from chaindock.ids import TxId
-    from chaindock.ledger.snapshots import Snapshot, Version
+    from chaindock.ledger.encoding import Version
+    from chaindock.ledger.snapshots import Snapshot
 
 # Fabric's texts, its spelling included: clients and tests look for them.
 _DONE = "this instance should not be used after calling Done()"

@@ -20,12 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from chaindock.ledger.encoding import Row, Version
     from chaindock.ledger.transaction import ParsedTransaction
 
-    Row = tuple[bytes, bytes, int, int]
-    """key, value, block, position in the block"""
-
-Version = tuple[int, int]
 _AT = "FROM {0} WHERE ns=? AND key=? AND block<? ORDER BY block DESC, tx DESC LIMIT 1"
 _GET = resolved("SELECT VALUE, block, tx ") + _AT.format("versions")
 _METADATA = "SELECT metadata, block, tx, value IS NOT NULL " + _AT

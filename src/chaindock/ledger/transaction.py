@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from chaindock.ids import ChannelId
-    from chaindock.ledger.snapshots import Version
+    from chaindock.ledger.encoding import Version
 
 
 _LENGTH_DELIMITED = 2

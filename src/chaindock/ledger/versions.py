@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
     from chaindock.ledger.blocks import Change, ChangeKey
-    from chaindock.ledger.snapshots import Version
+    from chaindock.ledger.encoding import Version
     from chaindock.ledger.transaction import Space
 
     Current = tuple[int, int, int, bytes | None]

@@ -12,9 +12,10 @@ from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.endorser.members import Members
 from chaindock.endorser.unmet import unmet
+from chaindock.ledger.encoding import Version
 from chaindock.ledger.ledger import TxLocation
 from chaindock.ledger.reader import Change, View
-from chaindock.ledger.snapshots import ABOVE_ALL, Version, after
+from chaindock.ledger.snapshots import ABOVE_ALL, after
 from chaindock.ledger.transaction import Space, parse_transaction
 
 _CONFLICTS: Final = {codes.MVCC_READ_CONFLICT, codes.PHANTOM_READ_CONFLICT}

@@ -18,10 +18,11 @@ from fabric_protos.peer import transaction_pb2 as codes
 from chaindock.endorser.members import Members
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerError, NotFound
 from chaindock.ids import ChannelId, require_chaincode_name
+from chaindock.ledger.encoding import Version
 from chaindock.ledger.ledger import Ledger, TxLocation
 from chaindock.ledger.queries import encode_key
 from chaindock.ledger.reader import Change, Entry, LedgerReader, View
-from chaindock.ledger.snapshots import ABOVE_ALL, END_OF_HISTORY, Version, after
+from chaindock.ledger.snapshots import ABOVE_ALL, END_OF_HISTORY, after
 from chaindock.ledger.transaction import parse_transaction
 from chaindock.lifecycle.collections import IMPLICIT
 from chaindock.lifecycle.definitions import read_definition

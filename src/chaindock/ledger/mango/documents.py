@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable
 
-    from chaindock.ledger.blocks import Tip
     from chaindock.ledger.mango.indexes import Definition
 
 # `documents.json` is the text that a query returns; NULL = the value is no JSON object.
@@ -176,7 +175,7 @@ def store_documents(
             db.execute(_STORE, (ns, key, block, tx, document_of(value)))
 
 
-def fill(db: sqlite3.Connection, _: Tip | None = None) -> bool:
+def fill(db: sqlite3.Connection, _: object = None) -> bool:
     """Add some documents that are missing. Returns: whether there are more."""
     found = db.execute(
         "SELECT ns, filled FROM indexed WHERE filled IS NOT NULL LIMIT 1"

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Generator, Iterator
 
+    from chaindock.ledger.encoding import Version
     from chaindock.ledger.mango.indexes import Plan
     from chaindock.ledger.mango.query import Query
 
@@ -47,7 +48,6 @@ INTERNAL_PAGE: Final = 1000
 NO_BOOKMARK: Final = "nil"
 """CouchDB's bookmark when nothing was found."""
 
-Version = tuple[int, int]
 Row = tuple[bytes, "bytes | str | None", int, int]
 """Key, value as the peer returns it (None: it has to be read), block and position."""
 Entry = tuple[bytes, "str | None", int, int]

@@ -13,11 +13,9 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Mapping
 
-    from chaindock.ledger.blocks import Tip
-
 
 def put_indexes(
-    ns: str, files: Mapping[str, bytes], db: sqlite3.Connection, _: Tip
+    ns: str, files: Mapping[str, bytes], db: sqlite3.Connection, _: object
 ) -> None:
     """Make the indexes that `files` of a package define; as `Ledger.put_indexes`."""
     versions = Versions(db)
