@@ -204,7 +204,7 @@ NOT_USED = {
     "chaincode.system": "system chaincodes are part of the node",
     "chaincode.golang.dynamiclink": "the build of Go chaincode decides how it is linked",
     "chaincode.java.runtime": "Java chaincode cannot be built yet",
-    "chaincode.keepalive": "gRPC keeps the streams alive",
+    "chaincode.keepalive": "the node pings the streams by itself",
     "peer.address": "the peer is at peer.listenAddress",
     "peer.gateway.enabled": "client applications need it",
     "peer.gateway.dialtimeout": "all peers are in the node: none is dialled",

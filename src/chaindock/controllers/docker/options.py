@@ -213,7 +213,7 @@ class SandboxOptions:
     """Microseconds of processor time per CpuPeriod; replaces chaindock.sandbox.cpus; 0
     = unset."""
     cpu_period: Whole = option(0, "vm.docker.hostConfig.CpuPeriod")
-    """Microseconds; 0 = 100000."""
+    """Microseconds that CpuQuota is a share of; 0 = 100000."""
     cpuset_cpus: CpuSet = option("", "vm.docker.hostConfig.CpusetCPUs")
     """Processors that chaincode may use, such as 0-2,4; empty = all."""
     cpuset_mems: CpuSet = option("", "vm.docker.hostConfig.CpusetMEMs")
@@ -227,7 +227,7 @@ class SandboxOptions:
     )
     """Size of each file in which the engine keeps output."""
     log_files: Count = option(3, "vm.docker.hostConfig.LogConfig.Config.max-file")
-    """Number of log files."""
+    """Number of files in which the engine keeps output."""
     dns: Addresses = option((), "vm.docker.hostConfig.Dns")
     """Name servers of containers, by IP address."""
     dns_search: tuple[str, ...] = option((), "vm.docker.hostConfig.DnsSearch")
