@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 from weakref import WeakKeyDictionary
 
 from fabric_protos.common import common_pb2
@@ -25,21 +26,16 @@ from fabric_protos.peer import (
     proposal_response_pb2,
     transaction_pb2,
 )
+from fabric_protos.peer.chaincode_event_pb2 import ChaincodeEvent
 from google.protobuf.message import DecodeError
 
 from chaindock.aio import Waiters, off_loop
+from chaindock.endorser.channel import Channel
 from chaindock.errors import NotFound
 from chaindock.ledger import encoding
+from chaindock.ledger.delivered import PrivateSet
+from chaindock.ledger.reader import View
 from chaindock.values import KIB, MIB
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from fabric_protos.peer.chaincode_event_pb2 import ChaincodeEvent
-
-    from chaindock.endorser.channel import Channel
-    from chaindock.ledger.delivered import PrivateSet
-    from chaindock.ledger.reader import View
 
 _BLOCK, _FILTERED = 2, 3
 """Fields of `DeliverResponse`."""

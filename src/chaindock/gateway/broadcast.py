@@ -6,17 +6,23 @@ Source: docs/fabric/deliver.md#broadcast
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from fabric_protos.common import common_pb2
 from fabric_protos.orderer import ab_pb2
 
 from chaindock.aio import off_loop
+from chaindock.endorser.channel import Channel
 from chaindock.endorser.orderer import FRAME_BYTES
 from chaindock.errors import ChaindockError, InvalidInput, Unsupported
-from chaindock.gateway.calls import Service
+from chaindock.gateway.blocks import Feeds
+from chaindock.gateway.calls import Call as Context
+from chaindock.gateway.calls import Service, Stream
 from chaindock.gateway.deliver import ORDERED, Deliver
+from chaindock.gateway.options import GatewayOptions
+from chaindock.gateway.seat import Seat
 from chaindock.gateway.statuses import broadcast_status
 from chaindock.ledger.simulator import require_size
 from chaindock.ledger.transaction import (
@@ -26,16 +32,6 @@ from chaindock.ledger.transaction import (
     read_headers,
 )
 from chaindock.values import MIB
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from chaindock.endorser.channel import Channel
-    from chaindock.gateway.blocks import Feeds
-    from chaindock.gateway.calls import Call as Context
-    from chaindock.gateway.calls import Stream
-    from chaindock.gateway.options import GatewayOptions
-    from chaindock.gateway.seat import Seat
 
 _SUCCESS: Final = common_pb2.SUCCESS
 _HELD_BYTES: Final = 64 * MIB

@@ -8,17 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from chaindock.errors import ChaindockError
 from chaindock.gateway.intake import SLOW_S, Intake
 from chaindock.gateway.outlet import Outlet
 from chaindock.gateway.statuses import Refusal, fitting
 from chaindock.rpc.status import CallEnded, Status
+from chaindock.rpc.stream import Stream as Incoming
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from chaindock.rpc.stream import Stream as Incoming
 
 _log = get_logger("gateway")
 

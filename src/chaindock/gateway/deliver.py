@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from fabric_protos.common import common_pb2
 from fabric_protos.ledger.rwset import rwset_pb2
@@ -20,25 +21,20 @@ from google.protobuf.message import DecodeError
 
 from chaindock.aio import off_loop
 from chaindock.endorser.acl import require
-from chaindock.endorser.channel import Joined
+from chaindock.endorser.channel import Channel, Joined
 from chaindock.errors import Denied, LedgerError
+from chaindock.gateway.blocks import BlockFeed, FeedBlock, Feeds
+from chaindock.gateway.calls import Call as Context
 from chaindock.gateway.calls import Service
+from chaindock.gateway.options import GatewayOptions
 from chaindock.gateway.requests import is_bound
+from chaindock.gateway.seat import Seat
+from chaindock.identity.msp import Identity
 from chaindock.identity.policies import satisfied
+from chaindock.ledger.delivered import PrivateSet
 from chaindock.ledger.encoding import field, uvarint
 from chaindock.lifecycle.collections import find_collection, stores
 from chaindock.values import KIB
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from chaindock.endorser.channel import Channel
-    from chaindock.gateway.blocks import BlockFeed, FeedBlock, Feeds
-    from chaindock.gateway.calls import Call as Context
-    from chaindock.gateway.options import GatewayOptions
-    from chaindock.gateway.seat import Seat
-    from chaindock.identity.msp import Identity
-    from chaindock.ledger.delivered import PrivateSet
 
 _REQUEST_BYTES: Final = 128 * KIB
 """A larger request is refused: it holds a certificate and some numbers."""

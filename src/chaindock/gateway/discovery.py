@@ -6,38 +6,31 @@ Source: docs/fabric/peer.md#discovery
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from fabric_protos.discovery import protocol_pb2 as messages
 from fabric_protos.gossip import message_pb2 as gossip
 from fabric_protos.msp.msp_config_pb2 import FabricMSPConfig, MSPConfig
+from fabric_protos.peer.proposal_response_pb2 import ChaincodeInterest
 
-from chaindock.endorser.channel import Joined
+from chaindock.endorser.channel import Channel, Joined
 from chaindock.endorser.layouts import eligible, endorsing, runnable
 from chaindock.errors import ChaindockError, Denied, InvalidInput, NotFound
 from chaindock.gateway.calls import Service
+from chaindock.gateway.options import GatewayOptions
 from chaindock.gateway.requests import is_bound, unmarshalled
-from chaindock.gateway.seat import named
+from chaindock.gateway.seat import Seat, named
 from chaindock.gateway.statuses import Refusal
-from chaindock.identity.msp import Msps, require_local
+from chaindock.identity.msp import Msps, SigningIdentity, require_local
+from chaindock.identity.organization import Organizations
 from chaindock.ids import CHANNEL_WRITERS
 from chaindock.rpc.status import Status
 from chaindock.values import KIB
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from fabric_protos.peer.proposal_response_pb2 import ChaincodeInterest
-
-    from chaindock.endorser.channel import Channel
-    from chaindock.gateway.options import GatewayOptions
-    from chaindock.gateway.seat import Seat
-    from chaindock.identity.msp import SigningIdentity
-    from chaindock.identity.organization import Organizations
-
-    _StateOf = Callable[[Channel], gossip.GossipMessage]
+_StateOf = Callable[[Channel], gossip.GossipMessage]
 
 _MOST: Final = 20
 """Queries in a request, and interests in all of them; more are refused."""

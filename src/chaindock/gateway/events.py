@@ -6,24 +6,21 @@ Source: docs/fabric/gateway.md#events
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fabric_protos.gateway import gateway_pb2 as pb
 
 from chaindock.aio import off_loop
+from chaindock.endorser.channel import Channel
 from chaindock.errors import ChaindockError
 from chaindock.gateway import requests
+from chaindock.gateway.blocks import FeedBlock, Feeds
+from chaindock.gateway.calls import Call as Context
 from chaindock.gateway.statuses import Refusal
 from chaindock.ids import TxId
 from chaindock.rpc.status import Status
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from chaindock.endorser.channel import Channel
-    from chaindock.gateway.blocks import FeedBlock, Feeds
-    from chaindock.gateway.calls import Call as Context
 
 
 async def chaincode_events(

@@ -8,16 +8,17 @@ Source: docs/fabric/gateway.md
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from fabric_protos.common import common_pb2
 from fabric_protos.gateway import gateway_pb2 as pb
 
 from chaindock.aio import off_loop
 from chaindock.endorser.caller import payload_of
-from chaindock.endorser.channel import Joined
-from chaindock.endorser.checks import check_clock
+from chaindock.endorser.channel import Channel, Joined
+from chaindock.endorser.checks import Proposal, check_clock
 from chaindock.endorser.simulation import UNSIMULATED
 from chaindock.errors import (
     ChaindockError,
@@ -28,8 +29,12 @@ from chaindock.errors import (
     ProposalInvalid,
 )
 from chaindock.gateway import requests
+from chaindock.gateway.blocks import Feeds
+from chaindock.gateway.calls import Call as Context
 from chaindock.gateway.calls import Service
 from chaindock.gateway.events import chaincode_events
+from chaindock.gateway.options import GatewayOptions
+from chaindock.gateway.seat import Seat
 from chaindock.gateway.statuses import (
     Refusal,
     broadcast_status,
@@ -38,16 +43,6 @@ from chaindock.gateway.statuses import (
     response_status,
 )
 from chaindock.rpc.status import Status
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from chaindock.endorser.channel import Channel
-    from chaindock.endorser.checks import Proposal
-    from chaindock.gateway.blocks import Feeds
-    from chaindock.gateway.calls import Call as Context
-    from chaindock.gateway.options import GatewayOptions
-    from chaindock.gateway.seat import Seat
 
 _UNPLANNED: Final = (
     "no combination of peers can be derived which satisfy the endorsement policy: "

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import psutil
 
 from chaindock.gateway.statuses import Refusal
 from chaindock.rpc.status import Status
+from chaindock.rpc.stream import Stream
 from chaindock.values import GIB, MIB
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from chaindock.rpc.stream import Stream
 
 QUICK_S: Final = 0.5
 SLOW_S: Final = 60.0

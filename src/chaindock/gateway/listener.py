@@ -9,29 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import math
+import ssl
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Self
+from pathlib import Path
+from typing import Final, Self
 
 from chaindock.errors import ConfigInvalid, NodeError
-from chaindock.gateway.calls import Desk, run
+from chaindock.gateway.calls import Desk, Methods, Service, run
+from chaindock.gateway.options import GatewayOptions
 from chaindock.gateway.seat import ALL, APART, DEFAULT, LOCAL, Seat
 from chaindock.gateway.statuses import Refusal
+from chaindock.identity.organization import Organization
 from chaindock.rpc.connection import Limits
 from chaindock.rpc.server import Server
 from chaindock.rpc.status import Status
+from chaindock.rpc.stream import Stream as Incoming
 from chaindock.rpc.tls import server_context
 from chaindock.telemetry import get_logger
 from chaindock.values import show_address
-
-if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from chaindock.gateway.calls import Methods, Service
-    from chaindock.gateway.options import GatewayOptions
-    from chaindock.identity.organization import Organization
-    from chaindock.rpc.stream import Stream as Incoming
 
 _log = get_logger("gateway")
 _STREAMS: Final = 1000

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from chaindock.gateway.statuses import Refusal
 from chaindock.rpc.status import Status
+from chaindock.rpc.stream import Stream
 from chaindock.values import KIB, MIB
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from chaindock.rpc.stream import Stream
 
 _LARGE: Final = 64 * KIB
 MOST_BYTES: Final = 256 * MIB

@@ -7,33 +7,28 @@ Source: docs/fabric/peer.md#answers-to-proposals
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fabric_protos.peer import proposal_response_pb2 as messages
 from fabric_protos.peer.proposal_pb2 import SignedProposal
 
 from chaindock.aio import off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS, Outcome
-from chaindock.endorser.channel import Joined
-from chaindock.endorser.checks import check_expiry, check_proposal, receive
+from chaindock.endorser.channel import Channel, Joined
+from chaindock.endorser.checks import Proposal, check_expiry, check_proposal, receive
 from chaindock.endorser.endorser import Watch
 from chaindock.endorser.responses import failure, is_refusal, respond
 from chaindock.endorser.simulation import undefined
 from chaindock.errors import ChaindockError, NotFound
 from chaindock.gateway.calls import Service
 from chaindock.gateway.requests import unmarshalled
+from chaindock.gateway.seat import Seat
 from chaindock.gateway.statuses import Refusal
 from chaindock.identity.msp import Msps
+from chaindock.identity.organization import Organizations
 from chaindock.rpc.status import Status
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from chaindock.endorser.channel import Channel
-    from chaindock.endorser.checks import Proposal
-    from chaindock.gateway.seat import Seat
-    from chaindock.identity.organization import Organizations
 
 
 def service(

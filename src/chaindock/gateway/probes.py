@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from chaindock.gateway.calls import Call as Context
 from chaindock.gateway.calls import Service
 from chaindock.gateway.requests import unmarshalled
+from chaindock.gateway.seat import Seat
 from chaindock.gateway.statuses import Refusal
 from chaindock.rpc.status import Status
-
-if TYPE_CHECKING:
-    from chaindock.gateway.calls import Call as Context
-    from chaindock.gateway.seat import Seat
 
 _HEALTH: Final = "grpc.health.v1.Health"
 _SERVED: Final = (

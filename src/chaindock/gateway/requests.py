@@ -5,9 +5,10 @@ Source: docs/fabric/gateway.md#errors
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from fabric_protos.common import common_pb2
 from fabric_protos.gateway import gateway_pb2 as pb
@@ -17,17 +18,12 @@ from google.protobuf.message import DecodeError
 from chaindock.aio import off_loop
 from chaindock.chaincode.wire import message_of
 from chaindock.endorser import acl
-from chaindock.endorser.checks import UNREADABLE, parse, parse_proposal
+from chaindock.endorser.channel import Channel
+from chaindock.endorser.checks import UNREADABLE, Proposal, parse, parse_proposal
 from chaindock.errors import Denied, InvalidInput, ProposalInvalid
+from chaindock.gateway.calls import Call as Context
 from chaindock.gateway.statuses import Refusal
 from chaindock.rpc.status import Status
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from chaindock.endorser.channel import Channel
-    from chaindock.endorser.checks import Proposal
-    from chaindock.gateway.calls import Call as Context
 
 _UNPACK: Final = "failed to unpack transaction proposal: "
 

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from chaindock.gateway.options import GatewayOptions
 from chaindock.values import show_address
-
-if TYPE_CHECKING:
-    from chaindock.gateway.options import GatewayOptions
 
 DEFAULT: Final = ("127.0.0.1", 7051)
 APART: Final = 2000

@@ -5,7 +5,7 @@ Source: docs/fabric/gateway.md#errors
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import quote
 
 from fabric_protos.common import common_pb2
@@ -13,20 +13,18 @@ from fabric_protos.gateway.gateway_pb2 import ErrorDetail
 from fabric_protos.peer.proposal_response_pb2 import Response
 from google.protobuf.any_pb2 import Any as Packed
 
+from chaindock.endorser.checks import Proposal
 from chaindock.endorser.responses import failure, is_refusal
 from chaindock.errors import (
+    ChaindockError,
     Denied,
     InvalidInput,
     LedgerError,
     TooManyRequests,
     Unsupported,
 )
+from chaindock.gateway.seat import Seat
 from chaindock.rpc.status import CallEnded, Status
-
-if TYPE_CHECKING:
-    from chaindock.endorser.checks import Proposal
-    from chaindock.errors import ChaindockError
-    from chaindock.gateway.seat import Seat
 
 _DETAIL: Final = "type.googleapis.com/gateway.ErrorDetail"
 _TRAILER: Final = "grpc-status-details-bin"

@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import ClassVar, Final
 
 from hpack import Decoder
 from hpack.exceptions import HPACKError
 from typing_extensions import override
 
 from chaindock.rpc import frames as f
-from chaindock.rpc.frames import BrokenRule, Fault, Setting
+from chaindock.rpc.frames import BrokenRule, Buffer, Fault, Setting
 from chaindock.rpc.status import Status
 from chaindock.rpc.stream import STREAM_WINDOW, Stream
+from chaindock.rpc.tls import Channel
 from chaindock.rpc.wire import Wire
 from chaindock.values import KIB, MIB
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from chaindock.rpc.frames import Buffer
-    from chaindock.rpc.tls import Channel
 
 CONNECTION_WINDOW: Final = 4 * MIB
 """Bytes that the other side may send before anybody here has taken them."""

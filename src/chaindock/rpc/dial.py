@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import ssl
 
 from chaindock.rpc.connection import Connection, Limits
 from chaindock.rpc.tls import Channel
-
-if TYPE_CHECKING:
-    import ssl
 
 _UNIX = "unix:"
 

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import base64
 import struct
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import quote
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from chaindock.rpc.status import CallEnded
+from chaindock.rpc.status import CallEnded
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEAD: Final = struct.Struct(">HBBBI")

@@ -10,24 +10,21 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+import ssl
 import struct
 import sys
 import time
 from collections import Counter, deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from chaindock.aio import Tasks, readable
 from chaindock.rpc.connection import Connection, Limits
 from chaindock.rpc.status import CallEnded, Status
+from chaindock.rpc.stream import Stream
 from chaindock.rpc.tls import Channel
 from chaindock.telemetry import get_logger, unbind
-
-if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Awaitable, Callable
-
-    from chaindock.rpc.stream import Stream
 
 _log = get_logger("rpc")
 MAX_CONNECTIONS: Final = 3000

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ssl
 import tempfile
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from chaindock.rpc.frames import Buffer
+from chaindock.rpc.frames import Buffer
 
 _ALPN = ["h2"]
 

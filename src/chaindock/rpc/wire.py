@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from typing_extensions import override
 
+from chaindock.rpc.frames import Buffer
+from chaindock.rpc.tls import Channel
 from chaindock.values import KIB, show_address
-
-if TYPE_CHECKING:
-    from chaindock.rpc.frames import Buffer
-    from chaindock.rpc.tls import Channel
 
 _BLOCK: Final = 64 * KIB
 
