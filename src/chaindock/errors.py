@@ -272,7 +272,7 @@ class LedgerError(ChaindockError):
 
 
 class TransactionInvalid(LedgerError, code=Code.ABORTED):
-    """The block marks the transaction as not valid: nothing was written."""
+    """The block marks the transaction as not valid, or none has it: nothing was written."""
 
 
 class LedgerCorrupt(LedgerError, code=Code.DATA_LOSS):

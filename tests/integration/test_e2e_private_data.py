@@ -75,6 +75,7 @@ def test_policies_of_chaincode_and_collection_decide_who_must_endorse(
     policies: dict[str, dict[str, object]] = {
         "prices": {"endorsementPolicy": {"signaturePolicy": both}},
         "appraisals": {"memberOnlyRead": True},
+        "second": {"policy": "OR('Org2MSP.member')", "memberOnlyWrite": True},
     }
     collections = tmp_path / "c.json"
     collections.write_text(
@@ -93,3 +94,6 @@ def test_policies_of_chaincode_and_collection_decide_who_must_endorse(
     assert "ENDORSEMENT_POLICY_FAILURE" in refused.err
     node.cli("invoke", "shared", *offer)
     assert node.ask("query", "shared", "price", "S1")["result"] == 7
+    second = ("--collection", "second")
+    node.cli("state", "put", "shared", "S1", "by its admin", *second)
+    assert b"by its admin" in node.cli("state", "export", "shared", *second).out

@@ -71,7 +71,7 @@ def state_put(
     """Write a key of a chaincode.
 
     The last word is the value, unless --file gives the value. The chaincode NAME must be
-    deployed; its program does not run. The transaction is signed by the admin.
+    deployed; its program does not run. An admin signs the transaction.
     """
     if source is None:
         *words, text = words

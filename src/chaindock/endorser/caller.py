@@ -27,7 +27,7 @@ from chaindock.chaincode.invocation import ERROR_STATUS
 from chaindock.chaincode.wire import LARGE
 from chaindock.endorser.checks import Proposal, parse_proposal, transaction_id
 from chaindock.endorser.waiting import reverted
-from chaindock.errors import ChaindockError, ExecuteFailed, LedgerError
+from chaindock.errors import ChaindockError, ExecuteFailed, TransactionInvalid
 from chaindock.ids import ChannelId, TxId
 from chaindock.ledger.encoding import field as encoded
 from chaindock.ledger.encoding import part
@@ -315,7 +315,7 @@ class DefinitionWriter:
     async def commit(self, definition: Definition, ccid: Ccid) -> None:
         """Have every organisation approve a definition, which runs `ccid`; commit it.
 
-        Raises: LedgerError when it did not take effect.
+        Raises: TransactionInvalid when it did not take effect.
         """
         fields = {key.name: value for key, value in definition.ListFields()}
         source = source_of(ccid)
@@ -340,7 +340,7 @@ class DefinitionWriter:
         )
         if answer.status >= ERROR_STATUS or answer.code:
             why = answer.message if answer.code is None else answer.code_name
-            raise LedgerError(
+            raise TransactionInvalid(
                 f"the definition of {args.name!r}, sequence {args.sequence}, was not "
                 f"committed: {why}",
                 hint="try again",

@@ -18,7 +18,7 @@ from fabric_protos.peer import chaincode_event_pb2, proposal_pb2, proposal_respo
 
 from chaindock.endorser.caller import Caller, draw
 from chaindock.endorser.checks import parse_proposal
-from chaindock.errors import LedgerError
+from chaindock.errors import TransactionInvalid
 from chaindock.identity.msp import SigningIdentity
 from chaindock.ledger.transaction import ParsedTransaction, read_spaces
 
@@ -62,7 +62,7 @@ async def compare(
     another time zone and locale. `facts` are `transient` and `is_init`, as for
     `Caller.invoke`.
 
-    Raises: LedgerError: a block was committed meanwhile. As `Caller.invoke`.
+    Raises: TransactionInvalid: a block was committed meanwhile. As `Caller.invoke`.
     """
     endorser = caller.endorser
     now_ns = caller.clock.now_ns()
@@ -85,7 +85,7 @@ async def compare(
         async with elsewhere():
             await run()
     if endorser.ledger.height != height:
-        raise LedgerError(
+        raise TransactionInvalid(
             "a block was committed while the runs were compared",
             hint="try again when nothing else is submitted",
         )

@@ -10,7 +10,12 @@ from typing import Final
 from fabric_protos.peer import proposal_pb2
 from fabric_protos.peer import transaction_pb2 as codes
 
-from chaindock.errors import ChaindockError, LedgerClosed, LedgerError
+from chaindock.errors import (
+    ChaindockError,
+    LedgerClosed,
+    LedgerError,
+    TransactionInvalid,
+)
 from chaindock.ledger.ledger import TxLocation
 from chaindock.ledger.transaction import Broken, ParsedTransaction, parse, read_headers
 from chaindock.lifecycle.records import NAMESPACE
@@ -27,9 +32,9 @@ class Waiting:
     done: asyncio.Future[TxLocation]
 
 
-def reverted() -> LedgerError:
+def reverted() -> TransactionInvalid:
     """Return the error of a transaction that met a revert of the ledger."""
-    return LedgerError(
+    return TransactionInvalid(
         "the transaction was not committed: the ledger was reverted meanwhile",
         hint="submit it again",
     )

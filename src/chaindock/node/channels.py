@@ -273,7 +273,7 @@ class Channels(Mapping[str, NodeChannel]):
                 caller=caller,
                 deployer=deployer,
                 explorer=explorer,
-                controls=Controls(caller, first.admin),
+                controls=Controls(caller, members.admins),
             )
 
     def _endorser(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, cast
@@ -11,7 +12,7 @@ from typing import Any, Final, cast
 from chaindock.endorser.caller import Answer, Caller
 from chaindock.endorser.cutting import AUTO, show_mode
 from chaindock.endorser.edits import StateWriter, arguments
-from chaindock.errors import InvalidInput, NotFound
+from chaindock.errors import Denied, InvalidInput, NotFound
 from chaindock.identity.msp import SigningIdentity
 
 _FIRST_S: Final = 0.0
@@ -25,8 +26,8 @@ class Controls:
 
     caller: Caller
     """Of the node; its clock is the one that is set."""
-    admin: SigningIdentity
-    """Signs changes of the state."""
+    admins: Callable[[], Sequence[SigningIdentity]]
+    """Of the organisations; the first one that may change what a user changes signs."""
 
     async def write(
         self, name: str, writes: Iterable[tuple[str, bytes]], collection: str = ""
@@ -44,7 +45,13 @@ class Controls:
         )
         caller = replace(self.caller, endorser=endorser)
         args, transient = arguments(writes, collection)
-        return await caller.invoke(name, args, signer=self.admin, transient=transient)
+        *others, last = self.admins() if collection else self.admins()[:1]
+        for admin in others:  # a collection may be written by its members alone
+            with suppress(Denied):
+                return await caller.invoke(
+                    name, args, signer=admin, transient=transient
+                )
+        return await caller.invoke(name, args, signer=last, transient=transient)
 
     async def revert(self, name: str) -> dict[str, Any]:
         """Go back to a snapshot, "" = the newest; return it and {"removed": blocks}.

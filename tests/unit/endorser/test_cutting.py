@@ -7,7 +7,7 @@ import pytest
 
 from chaindock.endorser.cutting import OrdererOptions, read_mode, show_mode
 from chaindock.endorser.genesis import with_organization
-from chaindock.errors import LedgerError, NotFound
+from chaindock.errors import LedgerError, NotFound, TransactionInvalid
 from chaindock.identity.organization import Organization
 from chaindock.ids import ChannelId
 from chaindock.values import WrongValueError
@@ -74,7 +74,9 @@ class TestManual:
         height = defined.ledger.height
         answers = await waiting(defined, *puts(2))
         await defined.orderer.revert("base")
-        with pytest.raises(LedgerError, match="the ledger was reverted meanwhile"):
+        with pytest.raises(
+            TransactionInvalid, match="the ledger was reverted meanwhile"
+        ):
             await answers
         assert (defined.orderer.waiting, defined.ledger.height) == (0, height)
 

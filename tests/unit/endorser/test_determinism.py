@@ -9,7 +9,7 @@ import pytest
 
 from chaindock.endorser import determinism
 from chaindock.endorser.determinism import RUNS, compare
-from chaindock.errors import LedgerError
+from chaindock.errors import TransactionInvalid
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ async def test_a_block_in_between_makes_the_runs_worthless(defined, monkeypatch)
     monkeypatch.setattr(determinism, "PAUSE_S", 0.1)
     call = asyncio.ensure_future(runs(defined, b"get", b"k"))
     await defined.caller.invoke("basic", [b"put", b"k", b"v"], signer=defined.user)
-    with pytest.raises(LedgerError, match="a block was committed"):
+    with pytest.raises(TransactionInvalid, match="a block was committed"):
         await call
 
 

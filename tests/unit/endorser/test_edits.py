@@ -17,7 +17,7 @@ from chaindock.node.described import describe
 
 @pytest.fixture
 def controls(defined: Any) -> Controls:
-    return Controls(defined.caller, defined.org.admin)
+    return Controls(defined.caller, lambda: [defined.org.admin])
 
 
 def last(node: Any) -> bytes:
