@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chaindock.cli import show
+from chaindock.cli.blocks import reason_lines
 from chaindock.cli.call import CallCommand
 from chaindock.cli.keys import (
     TX_DIGITS,
@@ -33,8 +34,6 @@ from chaindock.operations.wire import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from chaindock.cli.client import AdminClient
 
 _KEYS, _VALUES = {"key", "composite"}, {"text", "json", "base64"}
 """Members of a line that name the key, and that give the value."""
@@ -113,7 +112,7 @@ def _read(path: str) -> bytes:
 def _write(
     session: Session, name: str, writes: Sequence[tuple[str, bytes]], collection: str
 ) -> None:
-    answer = _committed(session.client(), name, writes, collection)
+    answer = _committed(session, name, writes, collection)
     told = {key: answer[key] for key in ("tx_id", "block", "code", "code_name")}
     if not session.emits(told):
         tx = f"transaction {answer['tx_id'][:TX_DIGITS]}"
@@ -122,15 +121,17 @@ def _write(
 
 
 def _committed(
-    client: AdminClient, name: str, writes: Sequence[tuple[str, bytes]], collection: str
+    session: Session, name: str, writes: Sequence[tuple[str, bytes]], collection: str
 ) -> dict[str, Any]:
     told = [{"key": key, "value": encode(value)} for key, value in writes]
-    answer = client.post("state", name, writes=told, collection=collection)
+    answer = session.client().post("state", name, writes=told, collection=collection)
     if answer["code"] != 0:
+        tx = answer["tx_id"][:TX_DIGITS]
+        text = f"transaction {tx} in block {answer['block']} is not valid: "
+        text += f"{answer['code_name']} ({answer['code']}); nothing was written"
         raise TransactionInvalid(
-            f"transaction {answer['tx_id'][:TX_DIGITS]} in block {answer['block']} is "
-            f"not valid: {answer['code_name']} ({answer['code']}); nothing was written",
-            hint=f"see it: chaindock tx show {answer['tx_id'][:TX_DIGITS]}",
+            "\n".join([text, *reason_lines(answer)]),
+            hint=f"see it: {session.words(f'tx show {tx}')}",
             tx_id=answer["tx_id"],
             validation_code=answer["code"],
         )
@@ -192,10 +193,10 @@ def state_import(session: Session, name: str, source: str, collection: str) -> N
         for number, line in enumerate(_read(source).split(b"\n"), 1)
         if line.strip()
     ]
-    client, done, transactions = session.client(), 0, 0
+    done, transactions = 0, 0
     for batch in _batches(writes):
         try:
-            _committed(client, name, batch, collection)
+            _committed(session, name, batch, collection)
         except ChaindockError as error:
             told = (
                 f"{done} of {show.count(len(writes), 'key')} were written before this"

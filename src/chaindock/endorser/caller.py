@@ -340,10 +340,12 @@ class DefinitionWriter:
         )
         if answer.status >= ERROR_STATUS or answer.code:
             why = answer.message if answer.code is None else answer.code_name
+            stopped = (answer.unmet or {}).get("stopped") or ()
+            starts = ", ".join(f"chaindock org start {one}" for one in stopped)
             raise TransactionInvalid(
                 f"the definition of {args.name!r}, sequence {args.sequence}, was not "
                 f"committed: {why}",
-                hint="try again",
+                hint=f"start these peers: {starts}" if starts else "try again",
                 chaincode=args.name,
                 code=answer.code,
             )

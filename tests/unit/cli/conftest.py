@@ -5,6 +5,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,18 @@ class Served:
         assert not self._thread.is_alive()
 
 
+UNMET = {
+    "namespace": "cc",
+    "collection": "",
+    "key": "refused",
+    "key_hash": None,
+    "policy": "OR('Org2MSP.peer')",
+    "reason": None,
+    "endorsers": ["Org1MSP.peer"],
+    "stopped": [],
+}
+
+
 class Writes:
     """Commits writes at once; a key `refused` makes the transaction invalid."""
 
@@ -86,7 +99,8 @@ class Writes:
             parsed.code = 10
         block = await self.ledger.commit([parsed])
         code = block.codes[0]
-        return Answer(200, "", b"", tx.tx_id, block=block.number, code=code)
+        answer = Answer(200, "", b"", tx.tx_id, block=block.number, code=code)
+        return replace(answer, unmet=UNMET) if code else answer
 
     async def cut(self) -> int:
         waiting, self.waiting = self.waiting, 0

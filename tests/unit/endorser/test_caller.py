@@ -8,6 +8,7 @@ import pytest
 from fabric_protos.common import common_pb2
 from fabric_protos.peer import transaction_pb2
 
+from chaindock.endorser.caller import Answer
 from chaindock.errors import (
     ChaincodeError,
     Denied,
@@ -18,7 +19,7 @@ from chaindock.errors import (
     NotFound,
     StartFailed,
 )
-from chaindock.ids import Ccid
+from chaindock.ids import Ccid, TxId
 from chaindock.ledger.transaction import code_name
 from chaindock.lifecycle.definitions import Definition, set_defaults
 
@@ -247,6 +248,18 @@ async def test_the_time_limit_of_a_call_reaches_the_chaincode(defined):
         "basic", [b"get", b"k"], signer=defined.user, timeout_s=1.5
     )
     assert defined.chaincode.seen[-1][1].timeout_s == 1.5
+
+
+async def test_a_definition_that_stopped_peers_would_endorse_names_them(node):
+    class Unendorsed:
+        async def invoke(self, *_: Any, **__: Any) -> Answer:
+            unmet = {"stopped": ["Org2MSP"]}
+            return Answer(200, "", b"", TxId("t"), block=1, code=10, unmet=unmet)
+
+    writer = replace(node.writer, caller=Unendorsed())
+    with pytest.raises(LedgerError, match="ENDORSEMENT_POLICY_FAILURE") as caught:
+        await writer._call("CommitChaincodeDefinition", Definition(), node.org.admin)
+    assert caught.value.hint == "start these peers: chaindock org start Org2MSP"
 
 
 async def test_a_definition_without_approval_is_not_committed(node):
