@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -165,10 +165,7 @@ def _lists(found: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
         ],
     )
     yield "arguments", [_value(arg) or '""' for arg in found["args"]]
-    yield (
-        "reads",
-        [f"{_key(one)}  at {place(one['version'])}" for one in found["reads"]],
-    )
+    yield ("reads", [f"{_key(one)}  {_seen(one['version'])}" for one in found["reads"]])
     yield "ranges", [_range(one) for one in found["ranges"]]
     yield (
         "writes",
@@ -235,6 +232,10 @@ def reason_lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"endorsed by: {escaped(', '.join(unmet['endorsers'])) or 'nobody'}"
 
 
+def _seen(version: Sequence[int] | None) -> str:
+    return "as absent" if version is None else f"at {place(version)}"
+
+
 def _conflict_lines(conflict: Mapping[str, Any]) -> Iterator[str]:
     """Yield what was read, what is there now, and who wrote that."""
     name = escaped(conflict["namespace"])
@@ -245,8 +246,8 @@ def _conflict_lines(conflict: Mapping[str, Any]) -> Iterator[str]:
     changed = place(conflict["writer_version"])
     if conflict["found"] is None:
         changed = f"absent, deleted in {changed}"
-    read = place(conflict["read"]) if conflict["known"] else "an earlier range"
-    yield f"key {key} of {name} was read at {read}"
+    read = _seen(conflict["read"]) if conflict["known"] else "at an earlier range"
+    yield f"key {key} of {name} was read {read}"
     yield f"found: {changed}, by transaction {writer}"
 
 

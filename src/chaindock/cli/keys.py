@@ -83,10 +83,8 @@ def preview(data: str, size: int) -> str:
     return text + ("…" if cut else "")
 
 
-def place(version: Sequence[int] | None) -> str:
-    """Return a version for people: `block 3, transaction 0`; None: `absent`."""
-    if version is None:
-        return "absent"
+def place(version: Sequence[int]) -> str:
+    """Return a version for people: `block 3, transaction 0`."""
     return f"block {version[0]}, transaction {version[1]}"
 
 
@@ -121,12 +119,14 @@ def key_of(words: Sequence[str], *, is_composite: bool) -> str:
     """Return the key that the words of a command line name. Raises: UsageError."""
     if is_composite:
         key = composite(words[0], words[1:])
-    elif len(words) == 1 and words[0]:
+    elif len(words) == 1:
         key = words[0]
     else:
         raise click.UsageError(
             f"expected one KEY, found {len(words)}; a composite key needs --composite"
         )
+    if not key:
+        raise click.UsageError("the key is empty")
     try:
         key.encode()
     except UnicodeEncodeError:

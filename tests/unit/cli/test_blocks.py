@@ -62,7 +62,7 @@ def test_tx_show_has_what_was_asked_read_written_and_answered(run, ledger):
         "VALID (0)",
         "function",
         r"\x1b[2J",
-        "gone  at absent",
+        "gone  as absent",
         "cc  k  v",
         "cc  old  (deleted)",
         "done payload",

@@ -110,6 +110,7 @@ def test_history_is_newest_first_with_deletes(run, ledger):
     ("words", "told"),
     [
         (("get", "cc", "a", "b"), "expected one KEY, found 2"),
+        (("get", "cc", ""), "the key is empty"),
         (("get", "cc", "--composite", "a\0b"), "cannot contain U+0000"),
         (("get", "cc", "\udcff"), "not UTF-8"),
         (("ls", "cc", "reading"), "--composite belong together"),
