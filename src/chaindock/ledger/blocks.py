@@ -7,10 +7,13 @@ Source: docs/fabric/ledger.md#block
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from fabric_protos.common import common_pb2
 from google.protobuf.message import DecodeError
@@ -20,15 +23,10 @@ from chaindock.ledger.encoding import field, header_field, number_field, part, u
 from chaindock.ledger.packing import read_block
 from chaindock.ledger.rwset import in_order
 
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    ChangeKey = tuple[str, str, bytes]
-    """namespace, collection ("" = public), key or key hash"""
-    Change = tuple[bytes | None, int]
-    """new value (None = deleted), position of the transaction in the block"""
+ChangeKey = tuple[str, str, bytes]
+"""namespace, collection ("" = public), key or key hash"""
+Change = tuple[bytes | None, int]
+"""new value (None = deleted), position of the transaction in the block"""
 
 SLOTS = 5
 _NONCE_BYTES = 24

@@ -10,14 +10,17 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
 from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerError
-from chaindock.ledger.blocks import Tip, build_block, commit_hash, read_tip
+from chaindock.ids import ChannelId
+from chaindock.ledger.blocks import BlockSigner, Tip, build_block, commit_hash, read_tip
 from chaindock.ledger.database import (
     PRIVATE_SINCE,
     SCHEMA_VERSION,
@@ -38,12 +41,13 @@ from chaindock.ledger.private import keep, read_kept, remove_kept
 from chaindock.ledger.rebuild import rebuild_file
 from chaindock.ledger.transaction import (
     UNKNOWN,
+    ParsedTransaction,
     code_name,
     packed_id,
     parse_transaction,
     unpacked_id,
 )
-from chaindock.ledger.validation import CommittedState, conflict
+from chaindock.ledger.validation import CommittedState, Validator, conflict
 from chaindock.ledger.verification import (
     Watermark,
     read_watermark,
@@ -52,15 +56,6 @@ from chaindock.ledger.verification import (
 )
 from chaindock.ledger.versions import Versions
 from chaindock.telemetry import get_logger, metrics
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
-
-    from chaindock.ids import ChannelId
-    from chaindock.ledger.blocks import BlockSigner
-    from chaindock.ledger.transaction import ParsedTransaction
-    from chaindock.ledger.validation import Validator
 
 T = TypeVar("T")
 _log = get_logger("ledger")

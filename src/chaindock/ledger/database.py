@@ -9,20 +9,17 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 from chaindock.durable import sync_folder, write_file
 from chaindock.errors import LedgerCorrupt, LedgerError
+from chaindock.ids import ChannelId
 from chaindock.ledger.mango import documents
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
-    from pathlib import Path
-
-    from chaindock.ids import ChannelId
 
 _log = get_logger("ledger")
 SCHEMA_VERSION = 5

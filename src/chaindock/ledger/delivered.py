@@ -9,24 +9,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from fabric_protos.common import common_pb2
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
+from fabric_protos.peer.collection_pb2 import CollectionConfigPackage
 
 from chaindock.ids import LIFECYCLE
 from chaindock.ledger.private import collections_key, read_collections
 from chaindock.ledger.snapshots import Reader, Snapshot
-from chaindock.ledger.transaction import parse_transaction
+from chaindock.ledger.transaction import Space, parse_transaction
 from chaindock.ledger.versions import PURGED
 
-if TYPE_CHECKING:
-    from fabric_protos.peer.collection_pb2 import CollectionConfigPackage
-
-    from chaindock.ledger.transaction import Space
-
-    Held = dict[bytes, tuple[bytes | None, bytes | None, int]]
-    """name, value and `labelled` of the row, by the SHA-256 of the name"""
+Held = dict[bytes, tuple[bytes | None, bytes | None, int]]
+"""name, value and `labelled` of the row, by the SHA-256 of the name"""
 
 _ROWS = "SELECT tx, ns, key, name, plain, labelled FROM private WHERE block=?"
 

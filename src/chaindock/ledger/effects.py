@@ -6,27 +6,20 @@ Source: docs/fabric/ledger.md#mvcc, docs/fabric/ledger.md#private-data
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from fabric_protos.common.common_pb2 import TRANSACTIONS_FILTER
 from fabric_protos.peer import transaction_pb2 as codes
 
-from chaindock.ledger.blocks import check_block
+from chaindock.ids import ChannelId
+from chaindock.ledger.blocks import Change, ChangeKey, check_block
 from chaindock.ledger.database import corrupt, insert
 from chaindock.ledger.packing import read_block, store_block
 from chaindock.ledger.private import live_blocks
-from chaindock.ledger.transaction import packed_id, parse_transaction
-from chaindock.ledger.versions import Versions
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from chaindock.ids import ChannelId
-    from chaindock.ledger.blocks import Change, ChangeKey
-    from chaindock.ledger.transaction import ParsedTransaction
-    from chaindock.ledger.versions import Secrets
+from chaindock.ledger.transaction import ParsedTransaction, packed_id, parse_transaction
+from chaindock.ledger.versions import Secrets, Versions
 
 _FORMER = "SELECT number, hash, block FROM former.blocks ORDER BY number"
 

@@ -6,13 +6,17 @@ A block is on disk before `height` moves, and `height` has moved when `commit` r
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Self, TypeVar
+from pathlib import Path
+from typing import Self, TypeVar
 
 from chaindock.aio import Waiters
 from chaindock.errors import LedgerClosed, LedgerCorrupt, LedgerError, NotFound
+from chaindock.ids import ChannelId, TxId
+from chaindock.ledger.blocks import BlockSigner
 from chaindock.ledger.committer import CommittedBlock, Committer, count
 from chaindock.ledger.mango.documents import fill
 from chaindock.ledger.mango.upkeep import put_indexes
@@ -20,18 +24,10 @@ from chaindock.ledger.marks import Mark, drop_mark, marks, put_mark, revert
 from chaindock.ledger.packing import read_block
 from chaindock.ledger.simulator import Simulator
 from chaindock.ledger.snapshots import Reader, Snapshot
-from chaindock.ledger.transaction import packed_id
+from chaindock.ledger.transaction import ParsedTransaction, packed_id
+from chaindock.ledger.validation import Validator
 from chaindock.telemetry import get_logger
 from chaindock.values import MIB
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
-
-    from chaindock.ids import ChannelId, TxId
-    from chaindock.ledger.blocks import BlockSigner
-    from chaindock.ledger.transaction import ParsedTransaction
-    from chaindock.ledger.validation import Validator
 
 T = TypeVar("T")
 _log = get_logger("ledger")

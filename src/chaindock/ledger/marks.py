@@ -8,17 +8,14 @@ writer thread, inside a transaction of the database.
 from __future__ import annotations
 
 import re
+import sqlite3
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from chaindock.errors import InvalidInput, NotFound
 from chaindock.ids import LIFECYCLE
+from chaindock.ledger.blocks import Tip
 from chaindock.ledger.contents import MOST_VALUES, resolved
-
-if TYPE_CHECKING:
-    import sqlite3
-
-    from chaindock.ledger.blocks import Tip
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PREFIX: Final = "snapshot:"

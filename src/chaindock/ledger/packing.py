@@ -8,9 +8,12 @@ header, which can be computed. Readers get the bytes that were hashed and signed
 from __future__ import annotations
 
 import re
+import sqlite3
 import struct
+from collections.abc import Callable
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from fabric_protos.common import common_pb2
 from google.protobuf.message import DecodeError
@@ -26,11 +29,6 @@ from zstandard import (
 from chaindock.ledger.contents import KEEP, MOST_VALUES
 from chaindock.ledger.database import corrupt
 from chaindock.ledger.encoding import header_field
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Callable
-    from pathlib import Path
 
 # Phrases have the negative number of the block that they are taken from.
 _VALUES: Final = "SELECT bytes FROM {0}.contents WHERE id>=? AND id<? ORDER BY id"

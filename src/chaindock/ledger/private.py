@@ -7,8 +7,10 @@ Source: docs/fabric/ledger.md#private-data
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from fabric_protos.ledger.rwset import rwset_pb2
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
@@ -17,14 +19,9 @@ from fabric_protos.peer.lifecycle import db_pb2
 from google.protobuf.message import DecodeError
 
 from chaindock.ids import LIFECYCLE
+from chaindock.ledger.transaction import ParsedTransaction
+from chaindock.ledger.versions import Secrets, Versions
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Iterable, Mapping
-
-    from chaindock.ledger.transaction import ParsedTransaction
-    from chaindock.ledger.versions import Secrets, Versions
 
 _log = get_logger("ledger")
 RETAINED_BLOCKS: Final = 20_000

@@ -7,28 +7,25 @@ waits for the disk. Each read sees what is committed when it begins.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Self, TypeVar
+from pathlib import Path
+from typing import Self, TypeVar
+
+from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KeyModification
 
 from chaindock.errors import InvalidInput, LedgerClosed, NotFound
 from chaindock.ledger.contents import resolved
 from chaindock.ledger.database import translated
 from chaindock.ledger.delivered import PrivateSet, private_of
+from chaindock.ledger.encoding import Version
 from chaindock.ledger.ledger import TxLocation
 from chaindock.ledger.packing import read_block
 from chaindock.ledger.queries import modification
 from chaindock.ledger.snapshots import Reader, Snapshot
 from chaindock.ledger.transaction import packed_id, unpacked_id
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KeyModification
-
-    from chaindock.ledger.encoding import Version
 
 T = TypeVar("T")
 _COUNT = (

@@ -8,12 +8,15 @@ Source: docs/tasks/ledger.md
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from chaindock.durable import sync_folder
 from chaindock.errors import LedgerError
+from chaindock.ids import ChannelId
 from chaindock.ledger.database import (
     connect_writer,
     create,
@@ -25,12 +28,6 @@ from chaindock.ledger.database import (
 from chaindock.ledger.effects import rebuild
 from chaindock.ledger.mango.upkeep import take_over
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from chaindock.ids import ChannelId
 
 _log = get_logger("ledger")
 _HEIGHT: Final = "REPLACE INTO meta SELECT 'height', count(*) FROM blocks"

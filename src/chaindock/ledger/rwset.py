@@ -7,26 +7,22 @@ Source: docs/fabric/ledger.md#read-write-set
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from heapq import merge
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from fabric_protos.ledger.rwset import rwset_pb2
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 
 from chaindock.ledger.budget import ENTRY_BYTES
-from chaindock.ledger.encoding import LEAD, SHORT, part, version_field
+from chaindock.ledger.encoding import LEAD, SHORT, Row, Version, part, version_field
 from chaindock.ledger.encoding import field as encoded
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
-    from chaindock.ledger.encoding import Row, Version
-
-    SpaceName = tuple[str, str]
-    """namespace, collection ("" = public)"""
+SpaceName = tuple[str, str]
+"""namespace, collection ("" = public)"""
 
 T = TypeVar("T", str, bytes)
 _SLICE = 20_000

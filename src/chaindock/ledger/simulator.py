@@ -9,15 +9,18 @@ docs/fabric/ledger.md#private-data
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from functools import partial
 from hashlib import sha256
 from itertools import chain
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerError, ReadOnlyViolation
+from chaindock.ids import TxId
 from chaindock.ledger.budget import ENTRY_BYTES, Budget, text_bytes
+from chaindock.ledger.encoding import Version
 from chaindock.ledger.mango.results import QueryResults
 from chaindock.ledger.queries import (
     HistoryResults,
@@ -33,13 +36,7 @@ from chaindock.ledger.rwset import (
     marshal_private,
     private_sets,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from chaindock.ids import TxId
-    from chaindock.ledger.encoding import Version
-    from chaindock.ledger.snapshots import Snapshot
+from chaindock.ledger.snapshots import Snapshot
 
 # Fabric's texts, its spelling included: clients and tests look for them.
 _DONE = "this instance should not be used after calling Done()"

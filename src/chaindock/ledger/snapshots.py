@@ -9,19 +9,16 @@ from __future__ import annotations
 import contextlib
 import math
 import sqlite3
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 from chaindock.errors import LedgerClosed
 from chaindock.ids import LIFECYCLE
 from chaindock.ledger.contents import resolved
 from chaindock.ledger.database import connect_reader, translate
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    from chaindock.ledger.encoding import Row, Version
-    from chaindock.ledger.transaction import ParsedTransaction
+from chaindock.ledger.encoding import Row, Version
+from chaindock.ledger.transaction import ParsedTransaction
 
 _AT = "FROM {0} WHERE ns=? AND key=? AND block<? ORDER BY block DESC, tx DESC LIMIT 1"
 _GET = resolved("SELECT VALUE, block, tx ") + _AT.format("versions")

@@ -8,8 +8,9 @@ Source: docs/fabric/ledger.md#validation-codes
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fabric_protos.common import common_pb2
 from fabric_protos.ledger.rwset import rwset_pb2
@@ -19,12 +20,8 @@ from fabric_protos.peer import transaction_pb2 as codes
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from chaindock.ids import ChannelId
-    from chaindock.ledger.encoding import Version
-
+from chaindock.ids import ChannelId
+from chaindock.ledger.encoding import Version
 
 _LENGTH_DELIMITED = 2
 """Tag of a field with a length, but for its number."""

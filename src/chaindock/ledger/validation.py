@@ -6,20 +6,17 @@ Source: docs/fabric/ledger.md#order-of-checks, docs/fabric/ledger.md#mvcc
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Container
+from typing import Any, Protocol
 
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 from fabric_protos.peer import transaction_pb2 as codes
 
+from chaindock.ledger.blocks import ChangeKey
 from chaindock.ledger.rwset import ReadsSummary
 from chaindock.ledger.snapshots import after
-
-if TYPE_CHECKING:
-    from collections.abc import Container
-
-    from chaindock.ledger.blocks import ChangeKey
-    from chaindock.ledger.transaction import ParsedTransaction, Space
-    from chaindock.ledger.versions import Versions
+from chaindock.ledger.transaction import ParsedTransaction, Space
+from chaindock.ledger.versions import Versions
 
 
 class CommittedState:

@@ -7,16 +7,14 @@ Source: docs/fabric/ledger.md#block
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from chaindock.ledger.blocks import check_block
 from chaindock.ledger.database import corrupt, read_meta
 from chaindock.ledger.packing import read_block
-
-if TYPE_CHECKING:
-    import sqlite3
-    from pathlib import Path
 
 SLICE_BYTES: Final = 512 * 1024
 """Blocks that are checked at once: 2 ms, in which no block is committed."""

@@ -8,29 +8,26 @@ Source: docs/fabric/ledger.md#mvcc, docs/fabric/ledger.md#private-data
 
 from __future__ import annotations
 
+import sqlite3
 from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from chaindock.ledger.blocks import Change, ChangeKey
 from chaindock.ledger.contents import LONG, MOST_VALUES, resolved
 from chaindock.ledger.database import in_slices, insert
+from chaindock.ledger.encoding import Version
 from chaindock.ledger.mango.documents import store_documents
 from chaindock.ledger.snapshots import ABOVE_ALL, FIND_NAMESPACE, LABELLED
+from chaindock.ledger.transaction import Space
 
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Collection, Iterable, Iterator
-
-    from chaindock.ledger.blocks import Change, ChangeKey
-    from chaindock.ledger.encoding import Version
-    from chaindock.ledger.transaction import Space
-
-    Current = tuple[int, int, int, bytes | None]
-    """row, block, position, metadata of a key that exists"""
-    Latest = tuple[int, int, int, bytes | None, int]
-    """the same of any key, and whether it exists"""
-    Secrets = dict[bytes, tuple[bytes, bytes]]
-    """key and value by the SHA-256 of the key"""
+Current = tuple[int, int, int, bytes | None]
+"""row, block, position, metadata of a key that exists"""
+Latest = tuple[int, int, int, bytes | None, int]
+"""the same of any key, and whether it exists"""
+Secrets = dict[bytes, tuple[bytes, bytes]]
+"""key and value by the SHA-256 of the key"""
 
 _LATEST = (
     "SELECT id, block, tx, metadata, value IS NOT NULL FROM {0} WHERE ns=? AND key=? "

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from typing_extensions import override
 
@@ -17,9 +18,6 @@ from chaindock.errors import InvalidInput
 from chaindock.ledger.mango.order import COLLATED, rank, sort_key
 from chaindock.ledger.mango.values import BAD_PATH, NOT_FOUND
 from chaindock.ledger.mango.values import field as field_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 MAX_VISITS: Final = 1_000_000
 """Conditions on elements of arrays that a query evaluates for one document, each element

@@ -8,20 +8,16 @@ the writer thread, inside a transaction of the database.
 from __future__ import annotations
 
 import json
+import sqlite3
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from chaindock.ledger.contents import lost_value, resolved
-from chaindock.ledger.mango.indexes import Index
+from chaindock.ledger.mango.indexes import Definition, Index
 from chaindock.ledger.mango.order import sort_key
 from chaindock.ledger.mango.selector import ID, parse_partial, parse_path
 from chaindock.ledger.mango.values import Missing, decode, document_of, field
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Iterable
-
-    from chaindock.ledger.mango.indexes import Definition
 
 # `documents.json` is the text that a query returns; NULL = the value is no JSON object.
 # `indexed`: namespaces that have documents; those of keys below `filled` are there, NULL =

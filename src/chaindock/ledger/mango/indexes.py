@@ -8,26 +8,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from chaindock.errors import InvalidInput
 from chaindock.ledger.mango.conditions import And, Compare, Exists, Field, Node, Or
 from chaindock.ledger.mango.failures import refused
-from chaindock.ledger.mango.query import MAX_BYTES, checked, sort_field
+from chaindock.ledger.mango.query import MAX_BYTES, Query, checked, sort_field
 from chaindock.ledger.mango.selector import (
     ID,
+    Selector,
     parse_partial,
     parse_path,
     parse_selector,
 )
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from chaindock.ledger.mango.query import Query
-    from chaindock.ledger.mango.selector import Selector
 
 _log = get_logger("ledger.indexes")
 _PLACE: Final = re.compile(

@@ -8,19 +8,15 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from chaindock.errors import InvalidInput
 from chaindock.ledger.mango.conditions import type_of
 from chaindock.ledger.mango.failures import erlang, refused
-from chaindock.ledger.mango.selector import parse_path, parse_selector
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from chaindock.ledger.mango.selector import Selector
+from chaindock.ledger.mango.selector import Selector, parse_path, parse_selector
 
 MAX_BYTES: Final = 256 * 1024
 """Length of a query's text; a longer one is refused."""

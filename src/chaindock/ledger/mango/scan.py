@@ -10,15 +10,19 @@ from __future__ import annotations
 import base64
 import heapq
 import json
+import sqlite3
 import time
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 from chaindock.ledger.budget import ENTRY_BYTES
+from chaindock.ledger.encoding import Version
 from chaindock.ledger.mango.documents import column, loaded, members
+from chaindock.ledger.mango.indexes import Plan
 from chaindock.ledger.mango.order import sort_key
-from chaindock.ledger.mango.query import bad_bookmark
+from chaindock.ledger.mango.query import Query, bad_bookmark
 from chaindock.ledger.mango.selector import ID, parse_path
 from chaindock.ledger.mango.superseded import Superseded
 from chaindock.ledger.mango.values import (
@@ -30,15 +34,7 @@ from chaindock.ledger.mango.values import (
 )
 from chaindock.ledger.mango.values import field as field_of
 
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Callable, Generator, Iterator
-
-    from chaindock.ledger.encoding import Version
-    from chaindock.ledger.mango.indexes import Plan
-    from chaindock.ledger.mango.query import Query
-
-    Entries = sqlite3.Cursor | Generator["Entry", None, None]
+Entries = sqlite3.Cursor | Generator["Entry", None, None]
 
 SLICE_S: Final = 0.002
 """Where a slice ends; one document may take longer. A call of another client may wait for

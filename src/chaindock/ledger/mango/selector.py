@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from chaindock.errors import InvalidInput
 from chaindock.ledger.mango.conditions import (
@@ -39,9 +40,6 @@ from chaindock.ledger.mango.conditions import (
     is_integer,
 )
 from chaindock.ledger.mango.failures import bad_argument, erlang, refused
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 MAX_CONDITIONS: Final = 1000
 """Conditions of one selector; more are refused."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final
+import sqlite3
+from collections.abc import Mapping
+from typing import Final
 
 from chaindock.ledger.mango.documents import put_index
 from chaindock.ledger.mango.indexes import Definition, definitions_of
 from chaindock.ledger.versions import Versions
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Mapping
 
 
 def put_indexes(

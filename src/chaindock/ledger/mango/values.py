@@ -9,13 +9,11 @@ import codecs
 import json
 import math
 import re
+from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 RESERVED: Final = ("_id", "_rev", "~version")
 """Fields of CouchDB and the peer, which no value that a query returns has."""
