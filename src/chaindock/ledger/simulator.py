@@ -68,7 +68,7 @@ class Simulator:
             that of the call (chaindock.memory.transaction), which replaces it.
         held: bytes that reads and writes take in memory until `done`.
         private_reads: namespaces and collections of which a value was read by its key.
-        strict: whether a rich query that CouchDB refuses for want of an index is refused.
+        strict: as `LedgerOptions.strict`.
     """
 
     def __init__(self, tx_id: TxId, snapshot: Snapshot, *, strict: bool = True) -> None:

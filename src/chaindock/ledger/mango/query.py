@@ -30,12 +30,13 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Query:
-    """A query without its limit, which the peer replaces anyway.
+    """A query.
 
     Attributes:
         fields: paths of what is wanted of a document; None = all of it.
         sort: names of fields; all in one direction.
         use_index: design document, and name if there is one; empty = any index.
+        limit: most results, which a peer replaces; None = none, or no number of them.
     """
 
     selector: Selector
@@ -45,6 +46,7 @@ class Query:
     skip: int = 0
     bookmark: str = ""
     use_index: tuple[str, ...] = ()
+    limit: int | None = None
 
 
 def parse_query(text: str, bookmark: str = "") -> Query:
@@ -84,7 +86,9 @@ def _parse(text: str, bookmark: str) -> Query:
     for name in sorted(query):
         if name not in _KNOWN:
             raise refused("invalid_key", f"Invalid key {name} for this request.")
-    return Query(selector, paths, sort, descending, skip, bookmark, use_index)
+    limit = query.get("limit")  # a wrong one never reaches CouchDB
+    limit = limit if type(limit) is int and limit >= 0 else None
+    return Query(selector, paths, sort, descending, skip, bookmark, use_index, limit)
 
 
 _parse_once: Final = lru_cache(64)(_parse)

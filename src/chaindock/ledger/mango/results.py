@@ -41,7 +41,8 @@ class QueryResults(Results):
     Args:
         space: namespace, and collection or "".
         page_size: most results; 0 = all.
-        strict: a sort that no index serves is refused.
+        strict: a sort that no index serves is refused, the limit of the text is not used,
+            and what is to be skipped is skipped in each internal page.
     """
 
     def __init__(
@@ -61,7 +62,9 @@ class QueryResults(Results):
         self._left = page_size if page_size > 0 else None
         indexes, filled = self._view.indexes()
         chosen = plan(query, indexes, strict=strict, filled=filled)
-        self._scan = Scan(query, chosen, simulator.hold)
+        self._scan = Scan(query, chosen, simulator.hold, skips_often=strict)
+        if not strict and query.limit is not None:
+            self._left = min(query.limit, self._left or query.limit)
         self._found: list[Row] = []
         self._held = 0
         simulator.hold(len(text) + 4 * ENTRY_BYTES)

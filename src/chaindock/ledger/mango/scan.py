@@ -40,7 +40,7 @@ SLICE_S: Final = 0.002
 """Where a slice ends; one document may take longer. A call of another client may wait for
 several of them, one at each of its steps on the event loop."""
 INTERNAL_PAGE: Final = 1000
-"""Results that the peer fetches from CouchDB at once; `skip` holds for each such page."""
+"""Results that the peer fetches from CouchDB at once."""
 NO_BOOKMARK: Final = "nil"
 """CouchDB's bookmark when nothing was found."""
 
@@ -78,12 +78,14 @@ class Scan:
     Attributes:
         hold: is told how many bytes more the query keeps.
         exhausted: there are no more results.
+        skips_often: `skip` holds for each page that the peer fetches from CouchDB.
     """
 
     query: Query
     plan: Plan
     hold: Callable[[int], None] = lambda _nbytes: None
     exhausted: bool = False
+    skips_often: bool = True
     _seen: Position | None = None
     _given: Position | None = None
     _found: int = 0
@@ -145,7 +147,7 @@ class Scan:
             self._skipping -= 1
             return False
         self._found += 1
-        if self._found % INTERNAL_PAGE == 0:
+        if self.skips_often and self._found % INTERNAL_PAGE == 0:
             self._skipping = self.query.skip
         return True
 
