@@ -121,8 +121,8 @@ async def test_a_client_that_does_not_read_is_held_up_alone(place, monkeypatch):
     followers: list[Follower] = []
     follow = BlockFeed.follow
 
-    def noted(feed: BlockFeed, start: int) -> Follower:
-        followers.append(follow(feed, start))
+    def noted(*how: Any) -> Follower:
+        followers.append(follow(*how))
         return followers[-1]
 
     monkeypatch.setattr(BlockFeed, "follow", noted)
