@@ -56,6 +56,8 @@ class StreamOptions:
         "CouchDB", "ledger.state.stateDatabase"
     )
     """With goleveldb, rich queries are refused as by a peer that has no CouchDB."""
+    history_database: bool = option(True, "ledger.history.enableHistoryDatabase")
+    """Contracts may read the history of a key."""
     max_message_bytes: Bytes = option(100 * MIB, "peer.maxRecvMsgSize")
     """Largest message from the node to chaincode. In the other direction the limit is
     chaindock.memory.contract and 1 MiB more, if that is smaller."""

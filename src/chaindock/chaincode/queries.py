@@ -83,6 +83,8 @@ def open_history(
     call: Call, request: shim.GetHistoryForKey, options: StreamOptions
 ) -> bytes | Steps:
     """Open the history of a key, newest first."""
+    if not options.history_database:
+        raise Unsupported("history database is not enabled")
     invocation = call.invocation
     rows = invocation.simulator.open_history(invocation.namespace, request.key)
     return _batch(call, call.open_query(rows, options.total_query_limit))

@@ -255,6 +255,13 @@ async def test_without_couchdb_rich_queries_are_refused_as_by_leveldb(paged):
         assert told == f"{name} not supported for leveldb"
 
 
+async def test_history_can_be_turned_off_as_at_a_peer():
+    async with Querying(MemoryState(), history_database=False) as query:
+        request = shim.GetHistoryForKey(key="k")
+        told = await query.ask(Kind.GET_HISTORY_FOR_KEY, request)
+        assert told == "history database is not enabled"
+
+
 async def test_a_rich_query_comes_in_batches_that_may_take_time():
     async with Querying(numbered(250)) as query:
         first = await query.ask(Kind.GET_QUERY_RESULT, shim.GetQueryResult(query="{}"))
