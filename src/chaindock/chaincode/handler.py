@@ -53,39 +53,33 @@ class StreamState(StrEnum):
 
 @dataclass(frozen=True)
 class StreamEnd:
-    """Why a stream ended.
-
-    Args:
-        code: OK when the chaincode simply left.
-        reason: in words.
-        overrun_s: a call was not answered for so many seconds; None = another reason.
-    """
+    """Why a stream ended."""
 
     code: Status
+    """OK when the chaincode simply left."""
     reason: str
+    """In words."""
     overrun_s: float | None = None
+    """A call was not answered for so many seconds; None = another reason."""
 
 
 @dataclass(eq=False)
 class Expected:
-    """A registration that a launch waits for.
-
-    Args:
-        dialled: the node dials; None until that is known.
-        concurrency: transactions at a time on the stream; None = unlimited.
-        certificate: hash (identity.ca.certificate_hash) of the certificate that a
-            chaincode that dials must show; None = TLS is off.
-        ready: settled with the handler after READY was written, or failed.
-        exit: settled with how the launched instance ended.
-    """
+    """A registration that a launch waits for."""
 
     ccid: Ccid
     attempt: Attempt
     dialled: bool | None = None
+    """The node dials; None until that is known."""
     concurrency: int | None = None
+    """Transactions at a time on the stream; None = unlimited."""
     certificate: str | None = None
+    """Hash (identity.ca.certificate_hash) of the certificate that a chaincode that
+    dials must show; None = TLS is off."""
     ready: Latch[Handler] = field(default_factory=Latch)
+    """Settled with the handler after READY was written, or failed."""
     exit: Latch[Exit] = field(default_factory=Latch)
+    """Settled with how the launched instance ended."""
 
 
 class Handler:

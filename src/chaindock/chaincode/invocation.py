@@ -191,18 +191,15 @@ class Invocation:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the chaincode answered.
-
-    Args:
-        response: with any status.
-        event: name and payload as set by the chaincode, the rest filled in by the node;
-            None for a status of 400 and more.
-        held: as `Invocation.answer_held`, kept as long as the answer is.
-    """
+    """What the chaincode answered."""
 
     response: proposal_response_pb2.Response
+    """With any status."""
     event: chaincode_event_pb2.ChaincodeEvent | None
+    """Name and payload as set by the chaincode, the rest filled in by the node; None
+    for a status of 400 and more."""
     held: Held | None = None
+    """As `Invocation.answer_held`, kept as long as the answer is."""
 
 
 def outcome_of(final: shim.ChaincodeMessage, invocation: Invocation) -> Outcome:

@@ -28,13 +28,7 @@ _BATCH = Syntax(
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """Streams between the node and chaincode.
-
-    Args:
-        silence_s: a stream that has not registered after this many seconds is closed.
-        ping_s: seconds without a message after which a chaincode that dialled is pinged,
-            so that nothing in between (a virtual machine, a proxy) drops the connection.
-    """
+    """Streams between the node and chaincode."""
 
     use_write_batch: bool = option(True, "chaincode.runtimeParams.useWriteBatch")
     """Shims may send many writes in one message."""
@@ -70,7 +64,10 @@ class StreamOptions:
     """Time after the timeout of a call; without an answer by then, the node restarts
     the chaincode."""
     silence_s: float = 60.0
+    """A stream that has not registered after this many seconds is closed."""
     ping_s: float = 45.0
+    """Seconds without a message after which a chaincode that dialled is pinged, so that
+    nothing in between (a virtual machine, a proxy) drops the connection."""
     mode: Literal["net", "dev"] = option("net", "chaincode.mode")
     """dev: the node accepts programs that a user started."""
 

@@ -92,13 +92,10 @@ class Answer:
 
 @dataclass
 class Clock:
-    """The time that calls of the node put into their proposals.
-
-    Args:
-        offset_s: seconds that this clock is ahead of the machine's; may be negative.
-    """
+    """The time that calls of the node put into their proposals."""
 
     offset_s: float = 0.0
+    """Seconds that this clock is ahead of the machine's; may be negative."""
 
     def now_ns(self) -> int:
         """Return nanoseconds since 1970 UTC."""
@@ -107,16 +104,13 @@ class Clock:
 
 @dataclass(frozen=True)
 class Caller:
-    """Calls chaincode on the node's channel.
-
-    Args:
-        explain: finds out why a committed transaction has another code than 0.
-    """
+    """Calls chaincode on the node's channel."""
 
     channel: ChannelId
     endorser: Endorser
     orderer: Orderer
     explain: Explain | None = None
+    """Finds out why a committed transaction has another code than 0."""
     clock: Clock = field(default_factory=Clock)
 
     async def invoke(
@@ -302,15 +296,12 @@ def payload_of(
 
 @dataclass(frozen=True)
 class DefinitionWriter:
-    """Approves and commits definitions; what lifecycle.Deployer needs.
-
-    Args:
-        admins: returns those of the organisations that approve; the first one commits.
-    """
+    """Approves and commits definitions; what lifecycle.Deployer needs."""
 
     caller: Caller
     ledger: Ledger
     admins: Callable[[], Sequence[SigningIdentity]]
+    """Returns those of the organisations that approve; the first one commits."""
 
     async def commit(self, definition: Definition, ccid: Ccid) -> None:
         """Have every organisation approve a definition, which runs `ccid`; commit it.

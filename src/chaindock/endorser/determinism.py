@@ -31,20 +31,17 @@ PAUSE_S: Final = 0.3
 
 @dataclass(frozen=True)
 class Difference:
-    """One part of the result that was not the same in all runs.
-
-    Args:
-        what: read, range, write, metadata, response or event.
-        collection: "" = public. `key` and written values of a collection are hashes.
-        key: of a response, which field: status, message, payload; of an event, its name.
-        values: those that occurred, each once; None = the part was absent.
-    """
+    """One part of the result that was not the same in all runs."""
 
     what: str
+    """Read, range, write, metadata, response or event."""
     namespace: str
     collection: str
+    """Empty = public. `key` and written values of a collection are hashes."""
     key: bytes
+    """Of a response, which field: status, message, payload; of an event, its name."""
     values: Sequence[bytes | None]
+    """Those that occurred, each once; None = the part was absent."""
 
 
 async def compare(

@@ -62,29 +62,26 @@ class Load:
 
 @dataclass(kw_only=True, eq=False)
 class Endorser:
-    """The endorsing side of the node, for one channel.
-
-    Args:
-        configuration: of the channel.
-        peers: the node's identities that endorse, by MSP id, the preferred one first.
-        system: system chaincodes by name.
-        concurrency: most proposals at once, of all that share `load`; 0 = no limit.
-        options: of the orderer.
-        others: returns the endorser of another channel of the node, if there is one.
-        turns: of peers that share a process, by transaction and process.
-    """
+    """The endorsing side of the node, for one channel."""
 
     configuration: Configuration
+    """Of the channel."""
     peers: Mapping[str, SigningIdentity]
+    """The node's identities that endorse, by MSP id, the preferred one first."""
     ledger: Ledger
     definitions: Deployments
     executor: ChaincodeSupport
     system: Mapping[str, SystemChaincode]
+    """System chaincodes by name."""
     concurrency: int = 0
+    """Most proposals at once, of all that share `load`; 0 = no limit."""
     options: OrdererOptions = field(default_factory=OrdererOptions)
+    """Of the orderer."""
     others: Callable[[str], Endorser | None] = lambda _name: None
+    """Returns the endorser of another channel of the node, if there is one."""
     load: Load = field(default_factory=Load)
     turns: KeyedLocks[tuple[str, str]] = field(default_factory=KeyedLocks)
+    """Of peers that share a process, by transaction and process."""
 
     @property
     def largest_bytes(self) -> int:

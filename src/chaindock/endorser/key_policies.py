@@ -56,18 +56,15 @@ class KeyPolicies:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A policy that a transaction must satisfy; called as an Evaluator.
-
-    Args:
-        raw: a SignaturePolicyEnvelope of `key`, else an ApplicationPolicy; serialised.
-        collection: whose policy it is; "" = that of the chaincode, or of a public key.
-        key: whose policy it is; a hash in a collection; None = not that of a key.
-    """
+    """A policy that a transaction must satisfy; called as an Evaluator."""
 
     holds: Evaluator
     raw: bytes
+    """A SignaturePolicyEnvelope of `key`, else an ApplicationPolicy; serialised."""
     collection: str = ""
+    """Whose policy it is; "" = that of the chaincode, or of a public key."""
     key: bytes | None = None
+    """Whose policy it is; a hash in a collection; None = not that of a key."""
 
     def __call__(self, identities: Sequence[Identity]) -> bool:
         """Tell whether identities satisfy the policy together."""

@@ -46,16 +46,13 @@ PER_BYTE: Final = 64
 
 @dataclass
 class Plan:
-    """Who endorses a transaction, and why.
-
-    Args:
-        endorsers: MSP ids of organisations whose peers satisfy every policy together.
-        needs: policies of the keys that are written in each namespace and collection;
-            None among them stands for the policy of the collection or chaincode.
-    """
+    """Who endorses a transaction, and why."""
 
     endorsers: list[str]
+    """MSP ids of organisations whose peers satisfy every policy together."""
     needs: dict[tuple[str, str], set[bytes | None]] = field(default_factory=dict)
+    """Policies of the keys that are written in each namespace and collection; None
+    among them stands for the policy of the collection or chaincode."""
 
     def interest(self, simulator: Simulator) -> ChaincodeInterest:
         """Return the interest of a simulation, whose results are not taken yet."""

@@ -78,23 +78,20 @@ class Simulated:
 
 @dataclass(eq=False)
 class Round:
-    """One proposal, and what the peers have made of it.
-
-    Args:
-        named: MSP ids of those that sign; none = `at`, and those that policies need.
-        at: MSP id of the peer that is asked first, or alone; the first one that is named.
-        endorse: False: nobody signs.
-        strict: as for `Endorser.process`.
-    """
+    """One proposal, and what the peers have made of it."""
 
     endorser: Endorser
     proposal: Proposal
     identity: Identity
     timeout_s: float | None
     named: Sequence[str]
+    """MSP ids of those that sign; none = `at`, and those that policies need."""
     at: str
+    """MSP id of the peer that is asked first, or alone; the first one that is named."""
     endorse: bool
+    """False: nobody signs."""
     strict: bool
+    """As for `Endorser.process`."""
 
     def __post_init__(self) -> None:
         self.named = list(dict.fromkeys(self.named)) if self.endorse else []

@@ -97,30 +97,27 @@ def undefined(
 
 @dataclass(kw_only=True, eq=False)
 class Simulation:
-    """One simulation of a proposal.
-
-    Args:
-        channel: "" = none; else that of the proposal, or another one where its
-            chaincode has called chaincode.
-        identity: who signed the proposal, and fulfils the channel's Writers policy.
-        simulator: of the channel; its owner calls `done`.
-        system: system chaincodes by name.
-        mspid: organisation of the peer that simulates. It decides which private values
-            there are, and what system chaincodes answer.
-        configuration: of the channel.
-        elsewhere: calls chaincode on another channel.
-    """
+    """One simulation of a proposal."""
 
     proposal: Proposal
     channel: ChannelId
+    """Empty = none; else that of the proposal, or another one where its chaincode has
+    called chaincode."""
     identity: Identity
+    """Who signed the proposal, and fulfils the channel's Writers policy."""
     simulator: Simulator
+    """Of the channel; its owner calls `done`."""
     definitions: Deployments
     executor: ChaincodeSupport
     system: Mapping[str, SystemChaincode]
+    """System chaincodes by name."""
     mspid: str
+    """Organisation of the peer that simulates. It decides which private values there
+    are, and what system chaincodes answer."""
     configuration: Configuration
+    """Of the channel."""
     elsewhere: Elsewhere
+    """Calls chaincode on another channel."""
 
     async def run(self, timeout_s: float | None) -> tuple[Outcome, str]:
         """Return what the chaincode of the proposal said, and its version.

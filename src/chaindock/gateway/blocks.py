@@ -55,22 +55,19 @@ with 100 of them, a block waits at most 0.1 s for others."""
 
 @dataclass(frozen=True, eq=False)
 class FeedBlock:
-    """A block as subscribers get it.
-
-    Args:
-        full: a `DeliverResponse` with the block, which begins at `begin`.
-        filtered: a `DeliverResponse` with the filtered block; None = a part of a
-            transaction cannot be read, and Fabric then ends the stream.
-        events: of the valid transactions, in order.
-        is_config: whether its only transaction is a configuration.
-    """
+    """A block as subscribers get it."""
 
     number: int
     full: bytes
+    """A `DeliverResponse` with the block, which begins at `begin`."""
     begin: int
     filtered: bytes | None
+    """A `DeliverResponse` with the filtered block; None = a part of a transaction
+    cannot be read, and Fabric then ends the stream."""
     events: tuple[ChaincodeEvent, ...]
+    """Of the valid transactions, in order."""
     is_config: bool
+    """Whether its only transaction is a configuration."""
     _made: dict[object, bytes] = field(default_factory=dict)
 
     @property

@@ -34,15 +34,12 @@ def configured(options: GatewayOptions) -> str:
 
 @dataclass(frozen=True)
 class Seat:
-    """Whose peer a server is, and the address that its clients dial.
-
-    Args:
-        addresses: those of the peers of all organisations, by MSP id; grows.
-    """
+    """Whose peer a server is, and the address that its clients dial."""
 
     mspid: str
     address: str
     addresses: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Those of the peers of all organisations, by MSP id; grows."""
 
     def of(self, mspid: str) -> Seat:
         """Return the seat of another peer of the node."""

@@ -67,16 +67,13 @@ _ADVANCE = "UPDATE meta SET value=?2 WHERE name='height' AND value=?1"
 
 @dataclass(frozen=True)
 class CommittedBlock:
-    """A block that is on disk.
-
-    Args:
-        codes: TxValidationCode of each transaction, in order.
-        seconds: from the beginning of validation until it was on disk.
-    """
+    """A block that is on disk."""
 
     number: int
     codes: bytes
+    """TxValidationCode of each transaction, in order."""
     seconds: float = 0.0
+    """From the beginning of validation until it was on disk."""
 
 
 class Committer:

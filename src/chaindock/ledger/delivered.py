@@ -28,18 +28,15 @@ _ROWS = "SELECT tx, ns, key, name, plain, labelled FROM private WHERE block=?"
 
 @dataclass(frozen=True, slots=True)
 class PrivateSet:
-    """What the transaction at `position` wrote in a collection.
-
-    Args:
-        rwset: a serialised `KVRWSet`.
-        package: the explicit collections of the namespace, as of the block before.
-    """
+    """What the transaction at `position` wrote in a collection."""
 
     position: int
     ns: str
     collection: str
     rwset: bytes
+    """A serialised `KVRWSet`."""
     package: CollectionConfigPackage
+    """The explicit collections of the namespace, as of the block before."""
 
 
 def private_of(reader: Reader, number: int, block: bytes) -> list[PrivateSet]:

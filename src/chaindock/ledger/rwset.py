@@ -131,19 +131,16 @@ class RangeRecord:
 
 @dataclass(slots=True)
 class Record:
-    """What a simulation did in the public state of a namespace, or in one collection.
-
-    Args:
-        reads: by key; None for a key that was absent.
-        writes: by key; an empty value deletes.
-        metadata: by key, all of its metadata after the write.
-        purged: keys of `writes` that are purged, not only deleted.
-    """
+    """What a simulation did in the public state of a namespace, or in one collection."""
 
     reads: dict[str, Version | None] = field(default_factory=dict)
+    """By key; None for a key that was absent."""
     writes: dict[str, bytes] = field(default_factory=dict)
+    """By key; an empty value deletes."""
     metadata: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
+    """By key, all of its metadata after the write."""
     purged: set[str] = field(default_factory=set)
+    """Keys of `writes` that are purged, not only deleted."""
 
     def __bool__(self) -> bool:
         return bool(self.reads or self.writes or self.metadata)

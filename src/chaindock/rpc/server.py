@@ -88,17 +88,14 @@ class _Guest:
 
 @dataclass
 class Server:
-    """Serves the calls of others, until `aclose`.
-
-    Args:
-        call: serves one call, and returns the last message of the answer, if any; it may
-            end the call by raising CallEnded. Cancelled when the other side has left.
-        tls: returns the context for the next connection; None = without TLS.
-    """
+    """Serves the calls of others, until `aclose`."""
 
     call: Callable[[Stream], Awaitable[bytes | None]]
+    """Serves one call, and returns the last message of the answer, if any; it may end
+    the call by raising CallEnded. Cancelled when the other side has left."""
     limits: Limits
     tls: Callable[[], ssl.SSLContext] | None = None
+    """Returns the context for the next connection; None = without TLS."""
     arrivals: Arrivals = field(default_factory=Arrivals)
 
     def __post_init__(self) -> None:

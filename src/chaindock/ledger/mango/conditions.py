@@ -48,13 +48,10 @@ COMPARE: Final[dict[str, Callable[[bytes, bytes], bool]]] = {
 
 @dataclass
 class Work:
-    """What a selector has done for the document at hand.
-
-    Args:
-        limit: as MAX_WORK.
-    """
+    """What a selector has done for the document at hand."""
 
     limit: int = MAX_WORK
+    """As MAX_WORK."""
     done: int = 0
     visits: int = 0
 
