@@ -38,7 +38,7 @@ class Configuration:
     Attributes:
         channel: its id.
         config: its message.
-        msps: all organisations.
+        msps: all organisations; `definitions` are their messages.
         policies: all policies.
         peers: MSP ids of the organisations whose peers endorse, in order of the names of
             their groups below `Application`.
@@ -63,6 +63,7 @@ class Configuration:
                     raise InvalidInput(text + msp.mspid)
         self.config, self.policies = config, PolicyManager(config)
         self.msps = Msps(msp for _, msp in found.values())
+        self.definitions = {raw for raw, _ in found.values()}
         names = self.policies.organizations
         self.peers = sorted(names, key=names.__getitem__)
         self.acls = _acls(groups[APPLICATION])

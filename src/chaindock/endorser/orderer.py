@@ -372,10 +372,10 @@ class Orderer:
             return
         if txs[0].is_config:
             made, size = partial(Configuration, txs[0].envelope), len(txs[0].envelope)
-            before = self._configuration.msps.mspids
+            before = self._configuration.definitions
             self._configuration.adopt(await off_loop(size * PER_BYTE, made))
-            if not set(before) <= set(self._configuration.msps.mspids):
-                # What waits may be signed by somebody who is no member any more.
+            if not before <= self._configuration.definitions:
+                # What waits may be signed by somebody who has left or was revoked.
                 again = partial(self._check_again, (*self._urgent, *self._queue))
                 await off_loop(self._bytes * PER_BYTE, again)
             self._options = in_force(self._given, self._configuration.config)

@@ -13,8 +13,9 @@ from re import fullmatch
 from typing import Any, Final
 
 from fabric_protos.common import common_pb2, configtx_pb2
-from fabric_protos.common.configtx_pb2 import ConfigGroup
+from fabric_protos.common.configtx_pb2 import ConfigGroup, ConfigValue
 from fabric_protos.common.configuration_pb2 import Capabilities
+from fabric_protos.msp.msp_config_pb2 import FabricMSPConfig, MSPConfig
 from fabric_protos.orderer.configuration_pb2 import BatchSize, BatchTimeout
 from fabric_protos.peer.configuration_pb2 import ACLs, AnchorPeers
 from google.protobuf.message import DecodeError
@@ -186,13 +187,23 @@ def _require_followed(old: Elements, new: Elements) -> None:
         same = bool(was) == bool(value) if kind == "groups" else was == value
         if same or kind == "policies" or f"{path}/".startswith(moves):
             continue
+        if path.endswith("/MSP") and was and value and _msp(was) == _msp(value):
+            continue
         forms = [form for at, form in _CHANGEABLE.items() if fnmatchcase(path, at)]
         if not forms or kind == "groups" or (value is None and "/Batch" in path):
             raise Unsupported(
                 f"this node does not change {_KINDS[kind]}{path} for clients, but "
                 "policies, ACLs, anchor peers, BatchSize, BatchTimeout and the capability "
-                "of the application; they may add and remove organisations, but not "
-                "change one, nor remove that which orders"
+                "of the application; they may revoke certificates, and add and remove "
+                "organisations, but not change one otherwise, nor remove that which orders"
             )
         if value is not None:
             forms[0].FromString(value.value)
+
+
+def _msp(value: ConfigValue) -> Any:
+    """Return the definition of an organisation without whom it has revoked."""
+    config = MSPConfig.FromString(value.value)
+    fabric = FabricMSPConfig.FromString(config.config)
+    fabric.ClearField("revocation_list")
+    return config.type, fabric

@@ -6,10 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from fabric_protos.msp import msp_config_pb2
 
 from chaindock.endorser.genesis import member_group
 from chaindock.errors import Denied, InvalidInput, NotFound
 from chaindock.identity.organization import Organization
+from support.clients.strangers import revocations
 from support.config_updates import change, joins, leaves, timeout
 from support.eventually import eventually
 
@@ -89,6 +91,41 @@ async def test_an_organisation_leaves_with_its_peer_and_its_identities(
     # It may come back.
     await members.add("Org2", two.orderer)
     assert "Org2MSP" in members.peers
+
+
+def revokes(org: Any, who: Any) -> Any:
+    """Return the change of both definitions of an organisation, if it orders, too."""
+    listed = revocations(org._ca, org.msp.identify(who.creator).certificate)
+
+    def how(group: Any) -> None:
+        for kind in ("Application", "Orderer"):
+            if org.mspid in group.groups[kind].groups:
+                value = group.groups[kind].groups[org.mspid].values["MSP"]
+                made = msp_config_pb2.MSPConfig.FromString(value.value)
+                fabric = msp_config_pb2.FabricMSPConfig.FromString(made.config)
+                fabric.revocation_list.append(listed)
+                made.config = fabric.SerializeToString()
+                value.value = made.SerializeToString()
+
+    return how
+
+
+@pytest.mark.parametrize("mspid", ["Org1MSP", "Org2MSP"])
+async def test_an_organisation_revokes_a_user(two, organizations, mspid):
+    """Also what waits for its block is of nobody any more."""
+    org, call = organizations.find(mspid), [b"put", b"k", b"v"]
+    clerk, other = org.user("clerk"), org.user("other")
+    await change(two, timeout("1h"))
+    waiting = [
+        asyncio.ensure_future(two.caller.invoke("basic", call, signer=one))
+        for one in (clerk, other)
+    ]
+    await eventually(lambda: two.orderer.waiting == 2)
+    await change(two, revokes(org, clerk))
+    await two.orderer.cut()
+    assert [one.code for one in await asyncio.gather(*waiting)] == [4, 0]
+    with pytest.raises(Denied, match="access denied"):
+        await two.caller.invoke("basic", call, signer=clerk)
 
 
 async def test_a_call_that_runs_while_an_organisation_leaves_ends_without_it(

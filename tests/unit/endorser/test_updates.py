@@ -225,7 +225,7 @@ REFUSED: dict[str, tuple[Change, type[Exception], str]] = {
             group.groups["Application"].groups["Org2MSP"], "MSP", peer_pb2.ACLs()
         ),
         Unsupported,
-        "they may add and remove organisations, but not change one",
+        "add and remove organisations, but not change one otherwise",
     ),
     "no batches": (
         lambda group: group.groups["Orderer"].values.pop("BatchSize"),
