@@ -181,16 +181,18 @@ def _lists(found: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
             for one in found["metadata_writes"]
         ],
     )
-    yield (
-        "private data",
-        [
-            escaped(
-                f"{one['namespace']} {one['collection']}: {count(len(one['reads']), 'read')}"
-                f", {count(len(one['writes']), 'write')}"
-            )
-            for one in found["private"]
-        ],
-    )
+    yield ("private data", [line for one in found["private"] for line in _private(one)])
+
+
+def _private(one: Mapping[str, Any]) -> Iterator[str]:
+    reads, writes = count(len(one["reads"]), "read"), count(len(one["writes"]), "write")
+    yield escaped(f"{one['namespace']} {one['collection']}: {reads}, {writes}")
+    for write in one["writes"]:
+        what = (
+            "(deleted)" if write["is_delete"] else f"value hash {write['value_hash']}"
+        )
+        what = "(purged)" if write["is_purge"] else what
+        yield f"  key hash {write['key_hash']}, {what}"
 
 
 def _key(one: Mapping[str, Any]) -> str:

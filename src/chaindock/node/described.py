@@ -187,6 +187,7 @@ def _entries(data: bytes | None) -> dict[str, str]:
 
 
 def _hashed(space: Space) -> dict[str, Any]:
+    purged = frozenset(space.purged)
     return {
         "namespace": space.ns,
         "collection": space.collection,
@@ -198,6 +199,7 @@ def _hashed(space: Space) -> dict[str, Any]:
             {
                 "key_hash": key.hex(),
                 "is_delete": value is None,
+                "is_purge": key in purged,
                 "value_hash": (value or b"").hex(),
             }
             for key, value in space.writes
