@@ -129,7 +129,11 @@ class Orderer:
         await self._reserve(len(envelope), urgent=urgent)
         try:
             work = partial(self._check, envelope)
+            msps = self._configuration.msps
             tx, creator = await off_loop(len(envelope), work)
+            while msps is not self._configuration.msps:  # who signed may have left
+                msps = self._configuration.msps
+                tx, creator = await off_loop(len(envelope), work)
             self._admit(tx, creator)
         except BaseException:
             self._release(len(envelope))

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 from fabric_protos.msp import msp_config_pb2
+from fabric_protos.peer.policy_pb2 import ApplicationPolicy
 
+from chaindock.endorser import orderer
 from chaindock.endorser.genesis import member_group
 from chaindock.errors import Denied, InvalidInput, NotFound
 from chaindock.identity.organization import Organization
+from chaindock.identity.policies import parse_policy
 from support.clients.strangers import revocations
 from support.config_updates import change, joins, leaves, timeout
 from support.eventually import eventually
@@ -91,6 +94,30 @@ async def test_an_organisation_leaves_with_its_peer_and_its_identities(
     # It may come back.
     await members.add("Org2", two.orderer)
     assert "Org2MSP" in members.peers
+
+
+async def test_what_is_checked_while_an_organisation_leaves_is_checked_again(
+    two, monkeypatch
+):
+    """To check a large transaction takes a while, on a thread."""
+    policy = ApplicationPolicy(signature_policy=parse_policy("OR('Org2MSP.peer')"))
+    await two.define(validation_parameter=policy.SerializeToString())
+    checked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(_size: int, work: Any) -> Any:
+        monkeypatch.undo()
+        found = work()
+        checked.set()
+        await go_on.wait()
+        return found
+
+    monkeypatch.setattr(orderer, "off_loop", slow)
+    call = two.caller.invoke("basic", [b"put", b"k", b"v"], signer=two.user)
+    running = asyncio.ensure_future(call)
+    await checked.wait()
+    await change(two, leaves("Org2MSP"))
+    go_on.set()
+    assert (await running).code == 10
 
 
 def revokes(org: Any, who: Any) -> Any:
