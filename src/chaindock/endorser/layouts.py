@@ -90,10 +90,8 @@ def _eligible(
         channel.endorser.definitions.at(simulator, call.name)
         if not call.no_private_reads:
             read |= {(call.name, name) for name in call.collection_names}
-    members = {
-        mspid: configuration.msps.identify(peer.creator)
-        for mspid, peer in channel.members.peers.items()
-    }
+    peers = channel.members.peers.items()
+    members = configuration.msps.valid({mspid: one.creator for mspid, one in peers})
     state = SnapshotState(simulator.snapshot())
     return insiders(members, read, configuration, state)
 

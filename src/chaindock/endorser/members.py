@@ -50,11 +50,11 @@ class Members:
 
     def stopped(self) -> dict[str, Identity]:
         """Return the peers of this node that do not run, by MSP id."""
-        return {
-            mspid: self.configuration.msps.identify(one.creator)
-            for mspid, one in self._known.items()
-            if mspid not in self.peers
+        known = self._known.items()
+        creators = {
+            mspid: one.creator for mspid, one in known if mspid not in self.peers
         }
+        return self.configuration.msps.valid(creators)
 
     def get(self, mspid: str | None) -> Organization:
         """Return a member; `Org2` is Org2MSP, None the first one. Raises: NotFound."""

@@ -123,11 +123,8 @@ async def choose(
         if strict:
             raise _missing() from None
         return plan
-    members = {
-        mspid: configuration.msps.identify(peer.creator)
-        for mspid, peer in peers.items()
-        if mspid in configuration.msps.mspids  # it may have left meanwhile
-    }
+    creators = {mspid: peer.creator for mspid, peer in peers.items()}
+    members = configuration.msps.valid(creators)
     read = simulator.private_reads if strict or transient else set()
     used = {space for space in plan.needs if space[1]} if transient else read
     trusted = insiders(members, used | read, configuration, state)

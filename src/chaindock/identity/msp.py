@@ -8,7 +8,8 @@ Source: docs/fabric/ledger.md#identities
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -330,6 +331,14 @@ class Msps:
         Raises: Denied as `Msp.identify`.
         """
         return self._known(creator)
+
+    def valid(self, creators: Mapping[str, bytes]) -> dict[str, Identity]:
+        """Return those that are identified, by the names that they are given by."""
+        found = {}
+        for name, creator in creators.items():
+            with suppress(Denied):  # revoked, or its organisation has left meanwhile
+                found[name] = self.identify(creator)
+        return found
 
     def _find(self, creator: bytes) -> Identity:
         mspid = _parse(creator).mspid

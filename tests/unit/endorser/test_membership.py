@@ -155,6 +155,18 @@ async def test_an_organisation_revokes_a_user(two, organizations, mspid):
         await two.caller.invoke("basic", call, signer=clerk)
 
 
+async def test_a_peer_that_was_revoked_endorses_no_more(two, organizations, members):
+    second = organizations.find("Org2MSP")
+    policy = ApplicationPolicy(signature_policy=parse_policy("OR('Org1MSP.peer')"))
+    await two.define(validation_parameter=policy.SerializeToString())
+    await change(two, revokes(second, second.peer))
+    answer = await two.caller.invoke("basic", [b"put", b"k", b"v"], signer=two.user)
+    assert answer.code == 0
+    members._node.stopped.add("Org2MSP")
+    members.refresh()
+    assert members.stopped() == {}
+
+
 async def test_a_call_that_runs_while_an_organisation_leaves_ends_without_it(
     two, members
 ):
