@@ -225,9 +225,8 @@ def test_a_peer_that_is_stopped_endorses_nothing_until_it_starts(
     words = ("echo", "conga")
     net.node.cli("org", "stop", "Org3")
     assert [one["stopped"] for one in net.node.ask("org", "ls")] == [False, False, True]
-    assert [one["name"] for one in net.node.ask("ps")[1]["others"]] == [
-        "private@Org2MSP"
-    ]
+    others = [one["name"] for one in net.node.ask("ps")[1]["others"]]
+    assert others in ([], ["private@Org2MSP"])  # that one begins with its first call
     with pytest.raises(Fault, match="no peer combination can satisfy the endorsement"):
         call(client, "submit", "Org1", *words, contract="all")
     with pytest.raises(Fault) as told:

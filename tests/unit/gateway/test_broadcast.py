@@ -135,7 +135,7 @@ REFUSED: dict[str, tuple[Any, int, str]] = {
     "update that this node does not follow": (
         lambda p: changed(p, lambda group: group.groups.pop("Orderer")),
         501,
-        "they may add and remove organisations",
+        "add and remove organisations, but not change one otherwise",
     ),
     "update that makes a channel": (
         lambda p: envelope(p.org.admin, common_pb2.CONFIG_UPDATE, channel="other"),
