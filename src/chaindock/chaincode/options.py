@@ -85,7 +85,8 @@ class ListenOptions:
     """host:port that the node listens on for chaincode. Without a host: loopback and
     the gateway of the container network. Port 0 = a free one."""
     advertise: Address = option(None, "peer.chaincodeAddress")
-    """host:port that chaincode is told to dial; empty = where the node listens."""
+    """Address, host:port, that the node tells chaincode to dial. Empty = the address that
+    the node listens on."""
     tls: bool = option(True, "peer.tls.enabled")
     """TLS for client applications, and mutual TLS on the streams with chaincode; on the
     latter by default off in development mode."""

@@ -24,17 +24,14 @@ from chaindock.cli.keys import (
     parts_of,
 )
 from chaindock.cli.session import Session, name_argument
-from chaindock.cli.state import (
-    collection_option,
-    state,  # noqa: F401  # main looks for it here
-    state_command,
-)
+from chaindock.cli.state import collection_option, state, state_command
 from chaindock.errors import ChaindockError, InvalidInput, TransactionInvalid
 from chaindock.operations.wire import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+__all__ = ["state"]
 _KEYS, _VALUES = {"key", "composite"}, {"text", "json", "base64"}
 """Members of a line that name the key, and that give the value."""
 _BATCH, _BATCH_BYTES = 1000, 1 << 20

@@ -170,9 +170,7 @@ class BlockFeed:
     async def _read(self, number: int) -> Sequence[FeedBlock]:
         await self.ledger.wait_above(number)
         if self.ledger.height - number < _MANY:
-            latest = _now() + _LONGEST_S  # others may put it off
-            while (wait_s := min(self._due, latest) - _now()) > 0:  # noqa: ASYNC110
-                await asyncio.sleep(wait_s)
+            await asyncio.sleep(self._due - _now())
         reverts = len(self.ledger.reverted_to)
         try:
             blocks = await self._reader.run(
@@ -250,9 +248,9 @@ class Follower:
     """
 
     def __init__(self, feed: BlockFeed, position: int, most: int | None) -> None:
-        self.position, self._most = position, most
+        self.position = position
         """Number of the block that comes next."""
-        self._feed = feed
+        self._feed, self._most = feed, most
         self._reverts = len(feed.ledger.reverted_to)
 
     def __aiter__(self) -> Self:

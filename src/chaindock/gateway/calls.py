@@ -93,8 +93,9 @@ class Call:
         return request
 
     async def write(self, *messages: bytes) -> None:
-        """Send responses. Raises: CallEnded."""
-        await self._desk.outlet.write(self._stream, messages, self._source)
+        """Send responses, if there are any. Raises: CallEnded."""
+        if messages:
+            await self._desk.outlet.write(self._stream, messages, self._source)
 
     async def answer(self, method: Unary | Feed) -> bytes | None:
         """Give a method the only request of the call, and return its response, if any."""

@@ -42,8 +42,7 @@ async def chaincode_events(
                     answer, passed = _after(block, request.chaincode_id, passed)
                 if answer is not None:
                     answers.append(answer)
-            if answers:
-                await context.write(*answers)
+            await context.write(*answers)
     except ChaindockError as error:
         raise Refusal(Status.ABORTED, error.message) from error
 

@@ -12,4 +12,5 @@ class LedgerOptions:
     """How closely the ledger follows Fabric where that only gets in a developer's way."""
 
     strict: bool = option(True, "chaindock.ledger.strictFabric")
-    """Refuse a rich query that sorts without an index, ignore its own limit, and skip keys again in every 1000 results, as a peer with CouchDB does."""
+    """Treat rich queries as a peer with CouchDB does: refuse one that sorts without an
+    index, ignore its limit, and skip keys again in every 1000 results."""

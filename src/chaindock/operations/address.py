@@ -41,8 +41,8 @@ def reachable(path: Path) -> Iterator[str]:
 def opened_socket(home: Path) -> Iterator[socket.socket]:
     """Bind the admin socket of `home` with mode 0600; replace that of a killed node.
 
-    Its file is removed at the end, unless it is another one by now: whoever deletes a
-    home and starts a node in a new one keeps the socket of that node.
+    The file of the socket is removed at the end. If another node has put its own socket
+    there meanwhile, because a user has made the home anew, that one stays.
 
     Raises: NodeError when it cannot be bound.
     """

@@ -277,3 +277,12 @@ async def node(tmp_path: Any, org: Any, options: Any) -> Any:
 async def defined(node: Any) -> Any:
     await node.define()
     return node
+
+
+@pytest.fixture
+async def two(node: Any, members: Any, organizations: Any) -> Any:
+    """Both organisations are a majority of the admins."""
+    await node.define()
+    await members.add("Org2", node.orderer)
+    node.admins = [organizations.find(f"Org{number}MSP").admin for number in (1, 2)]
+    return node

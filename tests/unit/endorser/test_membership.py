@@ -24,15 +24,6 @@ def org(organizations: Any) -> Any:
     return organizations.first
 
 
-@pytest.fixture
-async def two(node: Any, members: Any, organizations: Any) -> Any:
-    """Both organisations are a majority of the admins."""
-    await node.define()
-    await members.add("Org2", node.orderer)
-    node.admins = [organizations.find(f"Org{number}MSP").admin for number in (1, 2)]
-    return node
-
-
 async def test_an_organisation_of_elsewhere_joins(two, tmp_path):
     """The node has none of its keys: others endorse, and its users may call."""
     third = Organization.open(tmp_path / "x", "Org3MSP", "org3.example.com")

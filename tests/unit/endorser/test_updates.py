@@ -41,15 +41,6 @@ def org(organizations: Any) -> Any:
     return organizations.first
 
 
-@pytest.fixture
-async def two(node: Any, members: Any, organizations: Any) -> Any:
-    """Both organisations are a majority of the admins."""
-    await node.define()
-    await members.add("Org2", node.orderer)
-    node.admins = [organizations.find(f"Org{number}MSP").admin for number in (1, 2)]
-    return node
-
-
 def anchors(mspid: str, port: int = 7051) -> Change:
     one = peer_pb2.AnchorPeers(anchor_peers=[peer_pb2.AnchorPeer(host="p", port=port)])
     return lambda group: put(

@@ -272,7 +272,8 @@ class Scan:
             values += [*fixed, *last[: at + 1]]
             for _, limit in limits:
                 values += [last[0], limit] if at else [limit]
-            # Numbers, hex and names of ours only; all else is bound.
+            # The text has only what this module makes: names of columns, numbers, signs.
+            # Whatever comes from a query or a document is bound.
             source = f"documents INDEXED BY mango_{index.number:d}"
             ordered = ", ".join(f"{each} {order}" for each in columns[at:])
             selects.append(
