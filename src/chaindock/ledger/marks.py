@@ -93,7 +93,7 @@ def _find(db: sqlite3.Connection, name: str) -> Mark:
 def revert(name: str, db: sqlite3.Connection, tip: Tip) -> Mark:
     """Remove every block after the snapshot `name`, and what it did.
 
-    Private data that was purged, or expired, stays removed. Later snapshots go.
+    Of private data that was purged, or expired, only hashes come back. Later snapshots go.
 
     Raises: NotFound. InvalidInput: chaincode was defined, or the channel configured,
         since.

@@ -20,13 +20,18 @@ from chaindock.ledger.database import connect_reader, translate
 from chaindock.ledger.encoding import Row, Version
 from chaindock.ledger.transaction import ParsedTransaction
 
-_AT = "FROM {0} WHERE ns=? AND key=? AND block<? ORDER BY block DESC, tx DESC LIMIT 1"
-_GET = resolved("SELECT VALUE, block, tx ") + _AT.format("versions")
-_METADATA = "SELECT metadata, block, tx, value IS NOT NULL " + _AT
-_PUBLIC_METADATA = _METADATA.format("versions")
-_PRIVATE_METADATA = _METADATA.format("private")
-_HASH = "SELECT value, block, tx " + _AT.format("private")
-_PRIVATE = "SELECT block, tx, value IS NOT NULL, plain " + _AT.format("private")
+_AT = (
+    "FROM {0} WHERE ns=? AND key=? AND block<?3{1} ORDER BY block DESC, tx DESC LIMIT 1"
+)
+_PUBLIC_AT = _AT.format("versions", "")
+# Nothing took the place of what has expired.
+_PRIVATE_AT = _AT.format("private", " AND coalesce(superseded, ?3)>=?3")
+_GET = resolved("SELECT VALUE, block, tx ") + _PUBLIC_AT
+_METADATA = "SELECT metadata, block, tx, value IS NOT NULL "
+_PUBLIC_METADATA = _METADATA + _PUBLIC_AT
+_PRIVATE_METADATA = _METADATA + _PRIVATE_AT
+_HASH = "SELECT value, block, tx " + _PRIVATE_AT
+_PRIVATE = "SELECT block, tx, value IS NOT NULL, plain " + _PRIVATE_AT
 _LAST_HELD = (
     "SELECT block, tx FROM private WHERE ns=? AND key=? AND block<? "
     "AND plain IS NOT NULL ORDER BY block DESC, tx DESC LIMIT 1"

@@ -25,15 +25,16 @@ from chaindock.ledger.transaction import Space
 Current = tuple[int, int, int, bytes | None]
 """row, block, position, metadata of a key that exists"""
 Latest = tuple[int, int, int, bytes | None, int]
-"""the same of any key, and whether it exists"""
+"""the same of any key that has not expired, and whether it exists"""
 Secrets = dict[bytes, tuple[bytes, bytes]]
 """key and value by the SHA-256 of the key"""
 
 _LATEST = (
-    "SELECT id, block, tx, metadata, value IS NOT NULL FROM {0} WHERE ns=? AND key=? "
+    "SELECT id, block, tx, metadata, value IS NOT NULL FROM {0} WHERE ns=? AND key=? {1}"
     "ORDER BY block DESC, tx DESC LIMIT 1"
 )
-_PUBLIC, _PRIVATE = _LATEST.format("versions"), _LATEST.format("private")
+_PUBLIC = _LATEST.format("versions", "")
+_PRIVATE = _LATEST.format("private", "AND superseded IS NULL ")
 _SUPERSEDE = "UPDATE versions SET superseded=? WHERE id IN ({})"
 _SUPERSEDE_PRIVATE = "UPDATE private SET superseded=? WHERE id=?"
 _ROWS = "versions (ns, key, block, tx, labelled, metadata, value)"
@@ -63,7 +64,11 @@ _PURGE = (
     "UPDATE private SET name=NULL, plain=NULL, labelled=2 "
     "WHERE ns=? AND key=? AND name IS NOT NULL"
 )
-_EXPIRE = "DELETE FROM private WHERE expires<=?"
+# The hash stays: after a revert to a height before the expiry it counts again.
+_EXPIRE = (
+    "UPDATE private SET superseded=coalesce(superseded, ?1), name=NULL, plain=NULL "
+    "WHERE expires=?1"
+)
 _MOST_BLOCKS = 2**63 - 1
 """SQLite's highest integer; what expires in a later block never expires."""
 
@@ -133,7 +138,7 @@ class Versions:
         return found
 
     def latest(self, ns: str, collection: str, key: bytes) -> Latest | None:
-        """Return the newest row of a key or key hash; None = there never was one."""
+        """Return the newest row of a key or key hash that has not expired."""
         number = self._find(ns, collection)
         if number is None:
             return None
@@ -270,7 +275,7 @@ class Versions:
         self._db.executemany(_PURGE, ((n, key) for key in purged for n in (ns, -ns)))
 
     def expire(self, number: int) -> bool:
-        """Remove private data, with hashes, that is too old after block `number`.
+        """Remove private data that is too old after block `number`; its hashes end there.
 
         Returns: whether there was any.
         """

@@ -9,71 +9,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KV
-from fabric_protos.peer import collection_pb2
-from fabric_protos.peer.lifecycle import db_pb2
 
 from chaindock.errors import LedgerError
-from chaindock.ids import TxId
 from chaindock.ledger import private
 from chaindock.ledger.committer import Committer
 from support.eventually import eventually
 from support.ledgers.envelopes import rwset, transaction
 from support.ledgers.ledger import MVCC, VALID, codes, commit, judged, ledger_at
+from support.ledgers.private import T, define, digest, everything, put, simulated, value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from chaindock.ledger.ledger import Ledger
     from chaindock.ledger.simulator import Simulator
-
-T = TxId("t")
-
-
-async def simulated(
-    ledger: Ledger, act: Callable[[Simulator], object], *, kept: bytes | None = None
-) -> list[int]:
-    """Simulate and commit one transaction; return its code.
-
-    `kept` replaces the private data; b"" = it never came.
-    """
-    with ledger.new_simulator(T) as simulator:
-        act(simulator)
-        tx = transaction(simulator.results())
-        data = simulator.private_results() if kept is None else kept
-    if data:
-        await ledger.keep_private(tx.tx_id, data)
-    return codes(await ledger.commit(judged([(tx.envelope, VALID)])))
-
-
-def put(key: str, value: bytes) -> Callable[[Simulator], object]:
-    return lambda s: s.put_private("cc", "col", key, value)
-
-
-def value(ledger: Ledger, key: str) -> bytes | None:
-    with ledger.new_simulator(T) as simulator:
-        return simulator.get_private("cc", "col", key)
-
-
-def digest(ledger: Ledger, key: str) -> bytes | None:
-    with ledger.new_simulator(T) as simulator:
-        return simulator.get_private_hash("cc", "col", key)
-
-
-def everything(ledger: Ledger) -> dict[str, bytes]:
-    with ledger.new_simulator(T) as simulator:
-        rows = simulator.open_private_range("cc", "col", "", "").take(100)
-    return {kv.key: kv.value for kv in map(KV.FromString, rows)}
-
-
-async def define(ledger: Ledger, block_to_live: int) -> None:
-    """Commit a collection configuration, as `_lifecycle` does."""
-    package = collection_pb2.CollectionConfigPackage()
-    config = package.config.add().static_collection_config
-    config.name, config.block_to_live = "col", block_to_live
-    data = db_pb2.StateData(Bytes=package.SerializeToString()).SerializeToString()
-    key = "namespaces/fields/cc/Collections"
-    await commit(ledger, rwset(writes={key: data}, ns="_lifecycle"))
 
 
 async def test_private_data_is_written_read_and_deleted(ledger: Ledger) -> None:
@@ -163,51 +112,6 @@ async def test_metadata_of_a_private_key_changes_its_version_and_keeps_its_value
     await simulated(ledger, put("a", b""))
     with ledger.new_simulator(T) as simulator:
         assert simulator.get_metadata("cc", "a", "col") == {}
-
-
-async def test_data_expires_with_its_hash_unless_it_was_written_again(
-    ledger: Ledger,
-) -> None:
-    await define(ledger, 2)
-    await simulated(ledger, put("a", b"1"))  # block 2
-    await simulated(ledger, put("b", b"1"))  # block 3
-    await simulated(ledger, put("b", b"2"))  # block 4
-    assert value(ledger, "a") == b"1"
-    await define(ledger, 5)  # block 5: what is written from now on stays longer
-    assert (value(ledger, "a"), digest(ledger, "a")) == (None, None)
-    assert everything(ledger) == {"b": b"2"}
-    await simulated(ledger, put("c", b"3"))  # block 6
-    assert everything(ledger) == {"b": b"2", "c": b"3"}
-    for _ in range(5):
-        assert value(ledger, "c") == b"3"
-        await commit(ledger, rwset())
-    assert everything(ledger) == {"c": b"3"}
-    await commit(ledger, rwset())
-    assert everything(ledger) == {}
-
-
-@pytest.mark.statement(28, of="client")
-async def test_with_a_limit_of_3_blocks_data_is_gone_with_the_fourth(
-    ledger: Ledger,
-) -> None:
-    await define(ledger, 3)
-    await simulated(ledger, put("a", b"1"))
-    for _ in range(3):
-        await commit(ledger, rwset())
-        assert value(ledger, "a") == b"1"
-    await commit(ledger, rwset())
-    assert (value(ledger, "a"), digest(ledger, "a")) == (None, None)
-
-
-@pytest.mark.parametrize("blocks", [2**63 - 4, 2**63 - 1, 2**64 - 1])
-async def test_data_that_would_expire_beyond_all_blocks_stays(
-    ledger: Ledger, blocks: int
-) -> None:
-    """SQLite holds no integer above 2**63 - 1; the definition is a uint64."""
-    await define(ledger, blocks)
-    assert await simulated(ledger, put("a", b"1")) == [VALID]
-    await commit(ledger, rwset())
-    assert everything(ledger) == {"a": b"1"}
 
 
 def bytes_on_disk(folder: Path) -> bytes:
