@@ -38,16 +38,28 @@ _BATCH, _BATCH_BYTES = 1000, 1 << 20
 """Keys, and bytes of keys and values, in one transaction of an import."""
 
 
+def _write_options(function: Any) -> Any:
+    """Add the options that say into what, and as whom, is written."""
+    signer = (
+        "Organisation whose admin signs.  [default: the node's first; of a collection "
+    )
+    signer += "the first that may write it]"
+    return collection_option(
+        click.option("--org", metavar="MSPID", help=signer)(function)
+    )
+
+
 @state_command(
     """chaindock state put coldchain P1 '{"state": "intact"}'""",
     "chaindock state put coldchain P1 --file parcel.json",
     "chaindock state put coldchain --composite reading P1 1 -4",
     "chaindock state put coldchain P1 25 --collection prices",
+    "chaindock state put coldchain P1 25 --org Org2MSP",
     cls=CallCommand,
 )
 @name_argument()
 @key_words
-@collection_option
+@_write_options
 @click.option(
     "--file",
     "source",
@@ -61,8 +73,8 @@ def state_put(
     words: Sequence[str],
     *,
     is_composite: bool,
-    collection: str,
     source: str | None,
+    **into: Any,
 ) -> None:
     """Write a key of a chaincode.
 
@@ -81,7 +93,7 @@ def state_put(
             "the value is empty, which deletes a key in Fabric: use `state del`"
         )
     key = key_of(words, is_composite=is_composite)
-    _write(session, name, [(key, value)], collection)
+    _write(session, name, [(key, value)], into)
 
 
 @state_command(
@@ -90,10 +102,10 @@ def state_put(
 )
 @name_argument()
 @key_argument
-@collection_option
-def state_del(session: Session, name: str, key: str, *, collection: str) -> None:
+@_write_options
+def state_del(session: Session, name: str, key: str, **into: Any) -> None:
     """Delete a key of a chaincode; its history stays."""
-    _write(session, name, [(key, b"")], collection)
+    _write(session, name, [(key, b"")], into)
 
 
 def _read(path: str) -> bytes:
@@ -106,10 +118,8 @@ def _read(path: str) -> bytes:
         ) from error
 
 
-def _write(
-    session: Session, name: str, writes: Sequence[tuple[str, bytes]], collection: str
-) -> None:
-    answer = _committed(session, name, writes, collection)
+def _write(session: Session, *what: Any) -> None:
+    answer = _committed(session, *what)
     told = {key: answer[key] for key in ("tx_id", "block", "code", "code_name")}
     if not session.emits(told):
         tx = f"transaction {answer['tx_id'][:TX_DIGITS]}"
@@ -118,10 +128,13 @@ def _write(
 
 
 def _committed(
-    session: Session, name: str, writes: Sequence[tuple[str, bytes]], collection: str
+    session: Session,
+    name: str,
+    writes: Sequence[tuple[str, bytes]],
+    into: dict[str, Any],
 ) -> dict[str, Any]:
     told = [{"key": key, "value": encode(value)} for key, value in writes]
-    answer = session.client().post("state", name, writes=told, collection=collection)
+    answer = session.client().post("state", name, writes=told, **into)
     if answer["code"] != 0:
         tx = answer["tx_id"][:TX_DIGITS]
         text = f"transaction {tx} in block {answer['block']} is not valid: "
@@ -177,8 +190,8 @@ def _line(key: str, value: bytes) -> dict[str, Any]:
 )
 @name_argument()
 @click.argument("source", metavar="FILE", type=click.Path(allow_dash=True))
-@collection_option
-def state_import(session: Session, name: str, source: str, collection: str) -> None:
+@_write_options
+def state_import(session: Session, name: str, source: str, **into: Any) -> None:
     """Write keys from lines of JSON, as `state export` makes them.
 
     `json` instead of `text` gives a value as JSON, null deletes the key. All lines are
@@ -193,7 +206,7 @@ def state_import(session: Session, name: str, source: str, collection: str) -> N
     done, transactions = 0, 0
     for batch in _batches(writes):
         try:
-            _committed(session, name, batch, collection)
+            _committed(session, name, batch, into)
         except ChaindockError as error:
             told = (
                 f"{done} of {show.count(len(writes), 'key')} were written before this"

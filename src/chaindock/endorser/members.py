@@ -70,9 +70,9 @@ class Members:
             )
         return found
 
-    def admins(self) -> Sequence[SigningIdentity]:
-        """Return the admins of those whose peers run, that of the first one first."""
-        return [self.get(mspid).admin for mspid in self.peers]
+    def admins(self, mspid: str | None = None) -> Sequence[SigningIdentity]:
+        """Return the admin of a member, as `get`; None = of each whose peer runs."""
+        return [self.get(one).admin for one in ([mspid] if mspid else self.peers)]
 
     def list(self) -> list[dict[str, Any]]:
         """Return `mspid`, `domain`, `path`, `orders` of each member, the first first.

@@ -154,7 +154,9 @@ class ChannelRoutes:
         pairs = [(one.key, one.value) for one in body.writes]
         if body.collection:
             await self._explorer(request).require(name, body.collection)
-        work = self._channel(request).controls.write(name, pairs, body.collection)
+        work = self._channel(request).controls.write(
+            name, pairs, body.collection, body.org
+        )
         answer = await self._inflight.run(work)
         return reply_in_pieces(wire.answer_json(answer))
 
@@ -220,6 +222,7 @@ class _Write(msgspec.Struct, forbid_unknown_fields=True):
 class _Writes(msgspec.Struct, forbid_unknown_fields=True):
     writes: list[_Write]
     collection: str = ""
+    org: str | None = None
 
 
 class _Running(msgspec.Struct, forbid_unknown_fields=True):

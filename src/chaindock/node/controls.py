@@ -26,26 +26,31 @@ class Controls:
 
     caller: Caller
     """Of the node; its clock is the one that is set."""
-    admins: Callable[[], Sequence[SigningIdentity]]
-    """Of the organisations; the first one that may change what a user changes signs."""
+    admins: Callable[[str | None], Sequence[SigningIdentity]]
+    """As `Members.admins`; the first one that may change what a user changes signs."""
 
     async def write(
-        self, name: str, writes: Iterable[tuple[str, bytes]], collection: str = ""
+        self,
+        name: str,
+        writes: Iterable[tuple[str, bytes]],
+        collection: str = "",
+        org: str | None = None,
     ) -> Answer:
         """Write keys of the chaincode `name` in one transaction; b"" deletes a key.
 
-        `collection`: "" = the public state.
+        `collection`: "" = the public state. `org`: whose admin signs.
 
         Check `code` of the answer: 0 = the writes took effect.
 
-        Raises: InvalidInput; what `Caller.invoke` raises.
+        Raises: InvalidInput; NotFound: the organisation; what `Caller.invoke` raises.
         """
         endorser = dataclasses.replace(
             self.caller.endorser, executor=cast("Any", StateWriter())
         )
         caller = replace(self.caller, endorser=endorser)
         args, transient = arguments(writes, collection)
-        *others, last = self.admins() if collection else self.admins()[:1]
+        admins = self.admins(org)
+        *others, last = admins if collection else admins[:1]
         for admin in others:  # a collection may be written by its members alone
             with suppress(Denied):
                 return await caller.invoke(

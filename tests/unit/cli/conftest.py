@@ -79,12 +79,18 @@ class Writes:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
+        self.orgs: list[str | None] = []
         self.clock_s = 0.0
         self.waiting = 2
 
     async def write(
-        self, name: str, writes: list[tuple[str, bytes]], collection: str = ""
+        self,
+        name: str,
+        writes: list[tuple[str, bytes]],
+        collection: str = "",
+        org: str | None = None,
     ) -> Answer:
+        self.orgs.append(org)
         with self.ledger.new_simulator(TxId("t")) as simulator:
             for key, value in writes:
                 if collection:

@@ -22,6 +22,14 @@ def test_put_and_del_change_the_state_in_transactions(run, ledger):
     assert run("state", "get", "cc", "k").exit_code == 5
 
 
+def test_every_change_is_made_as_the_named_organisation(run, ledger):
+    line = '{"key": "k", "text": "v"}'
+    for words in (("put", "cc", "k", "v"), ("import", "cc", "-"), ("del", "cc", "k")):
+        for org in ((), ("--org", "Org2MSP")):
+            assert run("state", *words, *org, input=line).exit_code == 0
+    assert ledger.node.controls.orgs == [None, "Org2MSP"] * 3
+
+
 def test_put_takes_numbers_bytes_of_a_file_and_composite_keys(run, ledger, tmp_path):
     assert run("state", "put", "cc", "n", "-4").exit_code == 0
     file = tmp_path / "value"

@@ -16,8 +16,13 @@ from chaindock.node.described import describe
 
 
 @pytest.fixture
+def org(organizations: Any) -> Any:
+    return organizations.first
+
+
+@pytest.fixture
 def controls(defined: Any) -> Controls:
-    return Controls(defined.caller, lambda: [defined.org.admin])
+    return Controls(defined.caller, lambda _org: [defined.org.admin])
 
 
 def last(node: Any) -> bytes:
@@ -45,6 +50,17 @@ async def test_a_write_is_endorsed_and_ordered_like_any_other(defined, controls)
 async def test_a_write_needs_a_chaincode_that_is_defined(controls):
     with pytest.raises(NotFound):
         await controls.write("other", [("a", b"1")])
+
+
+@pytest.mark.parametrize("collection", ["", "_implicit_org_Org2MSP"])
+async def test_the_admin_of_the_named_organisation_signs(two, members, collection):
+    controls = Controls(two.caller, members.admins)
+    for org in ("Org2", "Org2MSP"):
+        answer = await controls.write("basic", [("a", b"1")], collection, org)
+        assert answer.code == 0
+        assert describe(last(two), 0)["creator"]["mspid"] == "Org2MSP"
+    with pytest.raises(NotFound, match="'Org9' is none of those of channel"):
+        await controls.write("basic", [("a", b"1")], collection, "Org9")
 
 
 @pytest.mark.parametrize("writes", [[], [("", b"v")], [("\ud800", b"v")]])
