@@ -85,7 +85,7 @@ class Deployments:
         self, ledger: Ledger, mspids: Callable[[], Iterable[str]], fleet: Fleet
     ) -> None:
         self.channel = ledger.channel
-        self._ledger, self._mspids, self.fleet = ledger, mspids, fleet
+        self._ledger, self.mspids, self.fleet = ledger, mspids, fleet
         self._rows: dict[str, tuple[Approval, float]] = {}
         self._keys: dict[bytes, str] = {}
         """Hash of a key of an approval → name whose package it may change."""
@@ -202,7 +202,7 @@ class Deployments:
             definition = read_definition(simulator, name)
             if definition is None:
                 return
-            approved = (Approvals(self.channel, mspid) for mspid in self._mspids())
+            approved = (Approvals(self.channel, mspid) for mspid in self.mspids())
             packages = (one.package(simulator, definition) for one in approved)
             found = Approval(
                 name,
@@ -257,6 +257,14 @@ class Fleet:
     def runs(self, ccid: Ccid) -> bool:
         """Whether anybody is to run this package."""
         return any(one.runs for one in self.of(ccid))
+
+    def serves(self, ccid: Ccid) -> bool:
+        """Whether what runs as `ccid` serves the node, or a peer that needs it."""
+        package, mspid = split_peer(ccid)
+        return not mspid or any(
+            mspid in each.mspids() and each.of(package)
+            for each in self.channels.values()
+        )
 
     def users(self, ccid: Ccid) -> set[Name]:
         """Return who runs this package."""

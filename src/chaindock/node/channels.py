@@ -93,8 +93,8 @@ class Channels(Mapping[str, NodeChannel]):
         self._open: dict[str, NodeChannel] = {}
         self.orderer = ""
         """The address at which clients reach the orderer, host:port."""
-        self.serve: Callable[[Members], Awaitable[None]]
-        """Has the peers of members serve clients; set before members can change."""
+        self.followers: list[Callable[[], Awaitable[None]]] = []
+        """Are called when there are other channels, or other members of one."""
         self._stacks: dict[str, AsyncExitStack] = {}
 
     async def __aenter__(self) -> Self:
@@ -166,7 +166,7 @@ class Channels(Mapping[str, NodeChannel]):
                 await asyncio.to_thread(self._home.remove_channel, name)
                 raise
             _log.info("channel made", channel=name)
-            await self.serve(self._open[name].members)
+            await self._tell()
             return self._open[name]
 
     def _members(self, mspids: Sequence[str]) -> list[Organization]:
@@ -209,6 +209,11 @@ class Channels(Mapping[str, NodeChannel]):
                 for ccid in ran:  # what another channel runs, too, goes on
                     await self._packages.retire(ccid, purge=True)
             _log.info("channel removed", channel=name)
+            await self._tell()
+
+    async def _tell(self) -> None:
+        for follow in self.followers:
+            await follow()
 
     async def _enter(self, name: ChannelId, *founding: Any) -> None:
         stack = AsyncExitStack()
@@ -254,7 +259,7 @@ class Channels(Mapping[str, NodeChannel]):
             orderer = await stack.enter_async_context(
                 Orderer(ledger, members.configuration, config.orderer)
             )
-            orderer.updated = lambda: self.serve(members)
+            orderer.updated = self._tell
             caller = Caller(name, endorser, orderer, explorer.reasons, self._clock)
             writer = DefinitionWriter(caller, ledger, members.admins)
             made = self._deployer(

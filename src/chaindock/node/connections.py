@@ -40,8 +40,6 @@ _ROLES: Final = ("endorsingPeer", "chaincodeQuery", "ledgerQuery", "eventSource"
 class Connections:
     """How clients reach the node, as facts and as files in `folder`.
 
-    Made in a thread: it writes the files. Raises: StorageError.
-
     Args:
         clients: serves the organisations.
         client_auth: clients must show a certificate.
@@ -60,7 +58,6 @@ class Connections:
         self._organizations, self._clients = organizations, clients
         self._client_auth = client_auth
         self._lock = threading.Lock()
-        self.write()
 
     def write(self) -> None:
         """Write the profiles, and make the first users. Blocks. Raises: StorageError."""

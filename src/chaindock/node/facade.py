@@ -25,7 +25,6 @@ from chaindock.container.contracts import NodeLabels
 from chaindock.container.output import OutputStore
 from chaindock.endorser.caller import Answer
 from chaindock.endorser.determinism import Difference, compare
-from chaindock.endorser.members import Members
 from chaindock.errors import InvalidInput, LaunchFailed, Unsupported
 from chaindock.gateway.listener import ClientListener
 from chaindock.identity.msp import SigningIdentity
@@ -76,7 +75,7 @@ class Node:
         self._signers: dict[object, SigningIdentity] = {}
         self._failed: dict[tuple[str, str], Ccid] = {}
         """What was last tried under a name of a channel and did not come up."""
-        self.channels.serve = self._serve
+        self.channels.followers.append(self.follow)
 
     def channel(self, name: str | None = None) -> NodeChannel:
         """Return an open channel; None = the first one. Raises: NotFound."""
@@ -293,15 +292,30 @@ class Node:
         """Make a channel; return it as in `channel_list`. As `Channels.create`."""
         return _described(await self.channels.create(*about))
 
-    async def _serve(self, members: Members) -> None:
-        for one in [members.get(mspid) for mspid in members.peers]:
-            await self.clients.serve(one)  # it may be a member of no other channel
+    async def follow(self) -> None:
+        """Have the peers of all members serve clients, and what served others end.
+
+        Raises: NodeError, StorageError: as `ClientListener.serve`.
+        """
+        members = [one.members for one in self.channels.values()]
+        found = {mspid: one.get(mspid) for one in members for mspid in one.peers}
+        first = self.channels.organizations.first
+        # As they were made, so each keeps its port when another one joins.
+        for one in sorted(
+            found.values(), key=lambda one: (one is not first, one.made_at)
+        ):
+            await self.clients.serve(one)
         await asyncio.to_thread(self.connections.write)
+        for ccid in self._unneeded():
+            _ = self.packages.retire(ccid)
+
+    def _unneeded(self) -> list[Ccid]:
+        found = (one.ccid for one in self.custodian.all())
+        return [ccid for ccid in found if not self.fleet.serves(ccid)]
 
     async def remove_channel(self, name: str) -> None:
         """Remove a channel and its ledger; as `Channels.remove`."""
         await self.channels.remove(name)
-        await asyncio.to_thread(self.connections.write)
 
     def organizations(self, channel: str | None = None) -> list[dict[str, Any]]:
         """As `Members.list`, with what `ClientListener.connection` says."""
@@ -344,9 +358,9 @@ class Node:
             one.members.refresh()
         if not running:
             await self.clients.close(mspid)
-            stop, found = self.custodian.stop, self.custodian.all()
-            served = [one.ccid for one in found if split_peer(one.ccid)[1] == mspid]
-            await asyncio.gather(*(stop(ccid, Target.REMOVED) for ccid in served))
+            stop = self.custodian.stop
+            ends = (stop(ccid, Target.REMOVED) for ccid in self._unneeded())
+            await asyncio.gather(*ends)
 
     # ---- pieces
 

@@ -208,12 +208,7 @@ async def _compose(
     clients = await stack.enter_async_context(
         ClientListener(config.gateway, _services(config, channels, organizations))
     )
-    for organization in await asyncio.to_thread(_served, channels):
-        await clients.serve(organization)
-    first = clients.connection(organizations.first.mspid)
-    channels.orderer = named(first["address"] or "")
-    connections = await asyncio.to_thread(
-        Connections,
+    connections = Connections(
         home.connections,
         organizations,
         channels,
@@ -236,6 +231,9 @@ async def _compose(
         health=health,
         operations=operations,
     )
+    await node.follow()  # who can change a channel finds one that follows
+    first = clients.connection(organizations.first.mspid)
+    channels.orderer = named(first["address"] or "")
     health.parts = Parts(channels, fleet, custodian, backends.check, node.ps)
     return node
 
@@ -271,17 +269,6 @@ def _services(
         partial(deliver.service, channels, feeds, options),
         partial(broadcast.service, channels, feeds, options),
     ]
-
-
-def _served(channels: Channels) -> list[Organization]:
-    """Return the members of channels: the first one, then as they were made. Blocks.
-
-    So each keeps its port when another one joins.
-    """
-    members = [one.members for one in channels.values()]
-    first = members[0].get(None)
-    found = {mspid: one.get(mspid) for one in members for mspid in one.peers}
-    return sorted(found.values(), key=lambda one: (one is not first, one.made_at))
 
 
 def _organizations(config: Config, home: Home) -> Organizations:

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fabric_protos.peer import chaincode_shim_pb2 as shim
-from fabric_protos.peer import proposal_response_pb2
 
-from chaindock.config.sections import Config
-from chaindock.container.attempt import Attempt
-from chaindock.controllers.process.options import ProcessOptions
 from chaindock.errors import (
     AlreadyExists,
     InvalidInput,
@@ -25,100 +18,17 @@ from chaindock.errors import (
     TooManyRequests,
     Unsupported,
 )
-from chaindock.identity.organization import Organization, Organizations
+from chaindock.ids import at_peer
 from chaindock.ledger import committer as ledgers
-from chaindock.lifecycle.deploy import Deployer
 from chaindock.node import home as homes
-from chaindock.node.channels import Channels
-from chaindock.node.home import Home
-from support.doubles.deployments import Node, package
+from support.config_updates import envelope, leaves, update
+from support.doubles.channels import World
+from support.doubles.deployments import package
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from chaindock.node.channels import NodeChannel
-
-
-class Contract:
-    """Runs in place of every chaincode: put and get, when it is `open`."""
-
-    def __init__(self) -> None:
-        self.open, self.entered = asyncio.Event(), asyncio.Event()
-        self.open.set()
-
-    def process_of(self, _mspid: Any) -> str:
-        return ""
-
-    async def execute(self, _ccid: Any, invocation: Any, _mspid: Any) -> Any:
-        self.entered.set()
-        await self.open.wait()
-        function, key, *rest = (bytes(one).decode() for one in invocation.input.args)
-        at = invocation.namespace, key
-        if function == "put":
-            invocation.simulator.put_state(*at, rest[0].encode())
-        payload = invocation.simulator.get_state(*at) or b""
-        response = proposal_response_pb2.Response(status=200, payload=payload)
-        return shim.ChaincodeMessage(
-            type=shim.ChaincodeMessage.COMPLETED, payload=response.SerializeToString()
-        )
-
-
-class World:
-    """A home, and a node of which all but the channels is in memory."""
-
-    def __init__(self, root: Path) -> None:
-        self.home = Home(root / "home")
-        self.home.prepare()
-        options = ProcessOptions(root / "runs", root / "cache")
-        self.config = Config(home=self.home.root, process=options)
-        folder = self.home.organizations
-        first = Organization.open(folder, "Org1MSP", "org1.example.com")
-        self.organizations = Organizations(folder, first)
-        self.root, self.node = root, Node(root)
-        self.contract = Contract()
-        self.served: list[list[str]] = []
-
-    async def serve(self, members: Any) -> None:
-        self.served.append([*members.peers])
-
-    @asynccontextmanager
-    async def up(self, concurrency: int = 0) -> AsyncIterator[Channels]:
-        """Start a node, and stop it."""
-        self.node = node = Node(self.root)
-        deployer = partial(
-            Deployer, packages=node.packages, custodian=node.custodian, attempts=Attempt
-        )
-        contract: Any = self.contract
-        async with (
-            node.custodian,
-            node.packages,
-            Channels(
-                self.config,
-                self.home,
-                self.organizations,
-                fleet=node.fleet,
-                packages=node.packages,
-                deployer=deployer,
-                executor=contract,
-                concurrency=concurrency,
-            ) as channels,
-        ):
-            channels.serve = self.serve
-            await node.packages.restore()
-            for channel in channels.values():
-                await channel.deployer.restore()
-            yield channels
-        node.targets.close()
-
-    async def call(
-        self, channel: NodeChannel, *args: str, name: str = "basic"
-    ) -> bytes:
-        signer = channel.members.get(None).user("User1")
-        words = [one.encode() for one in args]
-        answer = await channel.caller.invoke(name, words, signer=signer)
-        assert answer.code == 0
-        return answer.payload
 
 
 @pytest.fixture
@@ -240,11 +150,40 @@ async def test_a_channel_of_some_organisations(world: World):
         await world.call(two, "put", "k", "v")
         await two.members.add("Org3", two.orderer)
         assert [*two.members.peers] == ["Org1MSP", "Org2MSP", "Org3MSP"]
-        assert world.served[-1] == [*two.members.peers]
+        assert world.served[-3:] == ["Org1MSP", "Org2MSP", "Org3MSP"]
         # The node has keys of a fourth one, which the first channel does not know.
         await two.members.add("Org4", two.orderer)
         later = await channels.create("later")
         assert [*later.members.peers] == ["Org1MSP", "Org2MSP", "Org3MSP"]
+
+
+async def leave(channel: NodeChannel, mspid: str) -> None:
+    admins = channel.members.admins()
+    asked = update(channel.members.configuration.config, leaves(mspid), channel.id)
+    await channel.orderer.submit(envelope(asked, *admins, channel=channel.id))
+
+
+@pytest.mark.parametrize("how", ["leaves", "removed"])
+async def test_what_serves_a_peer_ends_when_no_channel_needs_it(world: World, how: str):
+    async with world.up() as channels:
+        first, custodian = channels.require(), world.node.custodian
+        await first.members.add("Org2", first.orderer)
+        made = await channels.create("trades")
+        ccid = (await first.deployer.deploy(package("one"), "basic")).ccid
+        await made.deployer.deploy(package("one"), "basic")
+        await first.deployer.deploy(package("two"), "other")
+        await custodian.ready(at_peer(ccid, "Org2MSP"), 5)
+        await leave(first, "Org2MSP")
+        await world.node.quiet()
+        assert at_peer(ccid, "Org2MSP") in world.node.runtime.running
+        if how == "leaves":
+            await leave(made, "Org2MSP")
+        else:
+            await channels.remove("trades")
+        await world.node.quiet()
+        assert at_peer(ccid, "Org2MSP") not in world.node.runtime.running
+        assert ccid in world.node.runtime.running
+        assert await world.call(first, "get", "k") == b""
 
 
 async def test_who_leaves_does_not_leave_half_a_channel(world: World):

@@ -38,6 +38,7 @@ class Network:
         self.connections = Connections(
             self.folder, self.organizations, channels, clients, client_auth=client_auth
         )
+        self.connections.write()
 
     @property
     def peers(self) -> list[str]:

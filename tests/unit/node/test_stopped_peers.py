@@ -28,13 +28,15 @@ async def test_one_process_that_cannot_be_stopped_leaves_no_other() -> None:
             await custodian.launch(ccid)
             await custodian.ready(at_peer(ccid, "Org2MSP"), 5)
         machine.runs[at_peer(A, "Org2MSP")].stop_error = EngineTimeout("no answer")
-        node: Any = SimpleNamespace(
-            channels=SimpleNamespace(
-                organizations=SimpleNamespace(stopped=set()), values=list
-            ),
-            clients=SimpleNamespace(close=closed),
-            custodian=custodian,
+        node = object.__new__(Node)
+        double: Any = SimpleNamespace(
+            organizations=SimpleNamespace(stopped=set()),
+            values=list,
+            close=closed,
+            serves=lambda ccid: ccid in {A, B},
         )
+        node.channels = node.clients = node.fleet = double
+        node.custodian = custodian
         with pytest.raises(EngineTimeout):
-            await Node._run_peer(node, "Org2MSP", running=False)
+            await node._run_peer("Org2MSP", running=False)
         await eventually(lambda: {*machine.runs} == {A, B})
