@@ -306,12 +306,24 @@ class DefinitionWriter:
     async def commit(self, definition: Definition, ccid: Ccid) -> None:
         """Have every organisation approve a definition, which runs `ccid`; commit it.
 
+        If organisations came or went meanwhile, those that are there now, once.
+
         Raises: TransactionInvalid when it did not take effect.
         """
+        admins = self.admins()
+        try:
+            await self._commit(definition, ccid, admins)
+        except ChaindockError:
+            if admins == (now := self.admins()):
+                raise
+            await self._commit(definition, ccid, now)
+
+    async def _commit(
+        self, definition: Definition, ccid: Ccid, admins: Sequence[SigningIdentity]
+    ) -> None:
         fields = {key.name: value for key, value in definition.ListFields()}
         source = source_of(ccid)
         approval = ApproveChaincodeDefinitionForMyOrgArgs(**fields, source=source)
-        admins = self.admins()
         for admin in admins:
             approvals = Approvals(self.ledger.channel, admin.mspid)
             with self.ledger.new_simulator(TxId("")) as simulator:

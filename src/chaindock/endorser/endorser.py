@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from chaindock.aio import KeyedLocks, off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS
@@ -101,7 +101,7 @@ class Endorser:
         """Check a proposal, run it and, if asked, sign what it read and wrote.
 
         If an upgrade stopped the version of a chaincode that was awaited, or some peers
-        ran the new one already, all peers are asked again, once.
+        ran the new one already, or members came or went, all peers are asked again, once.
 
         Args:
             proposal: as `parse_proposal` gives it.
@@ -137,20 +137,33 @@ class Endorser:
             self.load.proposals += 1
             try:
                 identity = await self._admit(proposal)
-                named = self._peers_of(endorsers)
+                asked = proposal, identity, timeout_s, endorse, strict
+                first, now = self._round(endorsers, at, *asked), self.configuration
+                members, answered = now.peers, None
                 watch.admitted = True
-                at = next(iter(named), at) or self.peer_of(proposal, identity.mspid)
-                asked = proposal, identity, timeout_s, named, at, endorse, strict
                 try:
-                    answered = await Round(self, *asked).run()
-                except (LaunchFailed, NotEndorsed):
-                    if not _superseded(proposal):
+                    answered = await first.run()
+                except (EndorsersMissing, LaunchFailed, NotEndorsed):
+                    if members == now.peers and not _superseded(proposal):
                         raise
-                    answered = await Round(self, *asked).run()
+                if answered is None or (endorse and members != now.peers):
+                    answered = await self._round(endorsers, at, *asked).run()
             finally:
                 self.load.proposals -= 1
             watch.endorsed = answered[0].response.status < ERROR_STATUS
             return answered
+
+    def _round(
+        self,
+        endorsers: Sequence[str],
+        at: str | None,
+        proposal: Proposal,
+        identity: Identity,
+        *how: Any,
+    ) -> Round:
+        named = self._peers_of(endorsers)
+        at = next(iter(named), at) or self.peer_of(proposal, identity.mspid)
+        return Round(self, proposal, identity, named, at, *how)
 
     def peer_of(self, proposal: Proposal, mspid: str) -> str:
         """Return whose peer a member of `mspid` asks: the own one if that runs.

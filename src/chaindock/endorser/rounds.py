@@ -83,11 +83,11 @@ class Round:
     endorser: Endorser
     proposal: Proposal
     identity: Identity
-    timeout_s: float | None
     named: Sequence[str]
     """MSP ids of those that sign; none = `at`, and those that policies need."""
     at: str
     """MSP id of the peer that is asked first, or alone; the first one that is named."""
+    timeout_s: float | None
     endorse: bool
     """False: nobody signs."""
     strict: bool

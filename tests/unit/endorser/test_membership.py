@@ -10,13 +10,18 @@ from fabric_protos.msp import msp_config_pb2
 from fabric_protos.peer.policy_pb2 import ApplicationPolicy
 
 from chaindock.endorser import orderer
+from chaindock.endorser.caller import Caller, draw
 from chaindock.endorser.genesis import member_group
-from chaindock.errors import Denied, InvalidInput, NotFound
+from chaindock.errors import Denied, InvalidInput, LaunchFailed, NotFound
 from chaindock.identity.organization import Organization
 from chaindock.identity.policies import parse_policy
+from chaindock.ids import Ccid
+from chaindock.lifecycle.definitions import Approval, Definition, set_defaults
 from support.clients.strangers import revocations
 from support.config_updates import change, joins, leaves, timeout
 from support.eventually import eventually
+
+CCID = Ccid("basic_1.0:" + "a" * 64)
 
 
 @pytest.fixture
@@ -85,6 +90,63 @@ async def test_an_organisation_leaves_with_its_peer_and_its_identities(
     # It may come back.
     await members.add("Org2", two.orderer)
     assert "Org2MSP" in members.peers
+
+
+async def test_a_call_in_which_an_organisation_joins_is_endorsed_by_that_too(
+    node, members
+):
+    """The policy of the channel is a majority, so of two both must sign."""
+    await node.define()
+    node.chaincode.hold = asyncio.Event()
+    call = node.caller.invoke("basic", [b"put", b"k", b"v"], signer=node.user)
+    running = asyncio.ensure_future(call)
+    await node.chaincode.entered.acquire()
+    await members.add("Org2", node.orderer)
+    node.chaincode.hold.set()
+    assert (await running).code == 0
+
+
+async def test_a_call_for_which_a_peer_is_named_that_leaves_meanwhile_is_told_so(
+    two, members, organizations
+):
+    await members.add("Org3", two.orderer)
+    two.admins.append(organizations.find("Org3MSP").admin)
+    proposed = draw("mychannel", "basic", [b"put", b"k", b"v"], two.user)
+    two.chaincode.hold = asyncio.Event()
+    asked = {"endorse": True, "endorsers": ["Org1MSP", "Org3MSP"]}
+    running = asyncio.ensure_future(two.endorser.process(proposed, **asked))
+    await two.chaincode.entered.acquire()
+    await change(two, leaves("Org3MSP"))
+    two.chaincode.raises = LaunchFailed("it is stopped")
+    two.chaincode.hold.set()
+    with pytest.raises(NotFound, match="'Org3MSP' has no peer on this node"):
+        await running
+
+
+@pytest.mark.parametrize("how", ["joins", "leaves"])
+async def test_a_definition_is_committed_while_members_change(
+    two, members, organizations, monkeypatch, how
+):
+    await members.add("Org3", two.orderer)
+    two.admins.append(organizations.find("Org3MSP").admin)
+    invoke = Caller.invoke
+
+    async def then_changes(caller: Caller, *args: Any, **told: Any) -> Any:
+        monkeypatch.undo()
+        answer = await invoke(caller, *args, **told)
+        if how == "joins":
+            for name in ("Org4", "Org5", "Org6"):
+                await members.add(name, two.orderer)
+        else:
+            await change(two, leaves("Org3MSP"))
+        return answer
+
+    monkeypatch.setattr(Caller, "invoke", then_changes)
+    two.approvals.known["basic", 2] = Approval("basic", 2, "2.0", CCID)
+    definition = Definition(name="basic", sequence=2, version="2.0")
+    set_defaults(definition)
+    await two.writer.commit(definition, CCID)
+    assert two.writer.definition("basic").version == "2.0"
 
 
 async def test_what_is_checked_while_an_organisation_leaves_is_checked_again(
