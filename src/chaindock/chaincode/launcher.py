@@ -21,7 +21,6 @@ from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.chaincode.running import Running
 from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.contracts import Cause, Dial, Instance, PeerConnection
-from chaindock.container.router import Router
 from chaindock.errors import (
     ChaindockError,
     ExitedEarly,
@@ -52,7 +51,8 @@ class RuntimeLauncher:
     Args:
         registry: shared with the listener.
         package_of: returns a package, verified; raises NotFound, PackageInvalid.
-        router: builds.
+        build: builds a package on its back end.
+        discard: removes what was built for a ccid, unless its back end keeps builds.
         peer_for: makes what the chaincode of one attempt is told about the node.
     """
 
@@ -60,13 +60,14 @@ class RuntimeLauncher:
         self,
         registry: HandlerRegistry,
         package_of: Callable[[Ccid], Awaitable[StoredPackage]],
-        router: Router,
+        build: Callable[[StoredPackage, Attempt], Awaitable[Instance]],
+        discard: Callable[[Ccid], Awaitable[object]],
         peer_for: Callable[[Attempt], PeerConnection],
         *,
         options: LaunchOptions | None = None,
         stream: StreamOptions | None = None,
     ) -> None:
-        self._registry, self._router = registry, router
+        self._registry, self._build, self._discard = registry, build, discard
         self._package_of, self._peer_for = package_of, peer_for
         self._instances: dict[Ccid, Instance] = {}
         self._options = options or LaunchOptions()
@@ -119,7 +120,7 @@ class RuntimeLauncher:
         metrics.remove(ccid)
         self.forget(ccid)
         if not split_peer(ccid)[1]:
-            await self._router.discard(ccid)
+            await self._discard(ccid)
 
     def forget(self, ccid: Ccid) -> None:
         """Build `ccid` again at the next launch. Idempotent."""
@@ -135,7 +136,7 @@ class RuntimeLauncher:
         async def build() -> Instance:
             if ccid not in self._instances:
                 package = await self._package_of(split_peer(ccid)[0])
-                self._instances[ccid] = await self._router.build(package, attempt)
+                self._instances[ccid] = await self._build(package, attempt)
             return self._instances[ccid]
 
         return await within(self._options.build_timeout_s, build(), attempt)
