@@ -33,8 +33,7 @@ from chaindock.ledger.encoding import field as encoded
 from chaindock.ledger.encoding import part
 from chaindock.ledger.transaction import code_name
 from chaindock.lifecycle.approvals import Approvals, source_of
-from chaindock.lifecycle.definitions import read_definition
-from chaindock.lifecycle.records import NAMESPACE
+from chaindock.lifecycle.definitions import NAMESPACE, read_definition
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence

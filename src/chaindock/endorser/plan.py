@@ -35,7 +35,7 @@ from chaindock.ids import SYSTEM_NAMES
 from chaindock.ledger.simulator import Simulator
 from chaindock.ledger.transaction import Broken, Space
 from chaindock.lifecycle.collections import IMPLICIT, find_collection
-from chaindock.lifecycle.records import NAMESPACE
+from chaindock.lifecycle.definitions import NAMESPACE
 
 _SYSTEM: Final = SYSTEM_NAMES | {NAMESPACE}
 _AT_ONCE: Final = 500

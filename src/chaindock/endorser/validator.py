@@ -51,8 +51,7 @@ from chaindock.ledger.transaction import (
     require_kind,
 )
 from chaindock.lifecycle.collections import IMPLICIT
-from chaindock.lifecycle.definitions import read_definition
-from chaindock.lifecycle.records import NAMESPACE
+from chaindock.lifecycle.definitions import NAMESPACE, read_definition
 from chaindock.telemetry import get_logger
 
 _log = get_logger("orderer")

@@ -18,7 +18,7 @@ from chaindock.errors import (
 )
 from chaindock.ledger.ledger import TxLocation
 from chaindock.ledger.transaction import Broken, ParsedTransaction, parse, read_headers
-from chaindock.lifecycle.records import NAMESPACE
+from chaindock.lifecycle.definitions import NAMESPACE
 
 UPDATE: Final = "CONFIG_UPDATE"
 

@@ -38,7 +38,13 @@ from chaindock.ledger.database import (
 from chaindock.ledger.effects import Effects, index
 from chaindock.ledger.packing import store_block
 from chaindock.ledger.private import keep, read_kept, remove_kept
-from chaindock.ledger.rebuild import rebuild_file
+from chaindock.ledger.rebuild import (
+    Watermark,
+    read_watermark,
+    rebuild_file,
+    save_watermark,
+    verify,
+)
 from chaindock.ledger.transaction import (
     UNKNOWN,
     ParsedTransaction,
@@ -48,12 +54,6 @@ from chaindock.ledger.transaction import (
     unpacked_id,
 )
 from chaindock.ledger.validation import CommittedState, Validator, conflict
-from chaindock.ledger.verification import (
-    Watermark,
-    read_watermark,
-    save_watermark,
-    verify,
-)
 from chaindock.ledger.versions import Versions
 from chaindock.telemetry import get_logger, metrics
 

@@ -16,19 +16,17 @@ from chaindock.errors import InvalidInput
 from chaindock.ledger.simulator import Simulator
 from chaindock.lifecycle.collections import IMPLICIT
 from chaindock.lifecycle.definitions import (
+    DEFINITIONS,
+    NAMESPACE,
     PARAMETERS,
+    SOURCES,
     Definition,
+    Records,
     from_fields,
+    names_in,
     parameters,
     read_definition,
     read_sequence,
-)
-from chaindock.lifecycle.records import (
-    DEFINITIONS,
-    NAMESPACE,
-    SOURCES,
-    Records,
-    names_in,
 )
 
 _PACKAGE: Final = "PackageID"

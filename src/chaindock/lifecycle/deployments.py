@@ -25,13 +25,14 @@ from chaindock.ledger.simulator import Simulator
 from chaindock.ledger.transaction import ParsedTransaction, Space
 from chaindock.lifecycle.approvals import Approvals, keys_of
 from chaindock.lifecycle.definitions import (
+    DEFINITIONS,
+    NAMESPACE,
     Approval,
     defined_names,
     not_installed,
     read_definition,
     read_sequence,
 )
-from chaindock.lifecycle.records import DEFINITIONS, NAMESPACE
 from chaindock.lifecycle.states import BY_HAND, Target
 from chaindock.lifecycle.targets import TargetState
 

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, Self
 from chaindock.aio import finish
 from chaindock.endorser import acl
 from chaindock.endorser.caller import Caller, Clock, DefinitionWriter
-from chaindock.endorser.channel import Channel
+from chaindock.endorser.channel import Channel, Members
 from chaindock.endorser.configuration import FOLLOWED, Configuration, require_followed
 from chaindock.endorser.cscc import ConfigurationChaincode
 from chaindock.endorser.endorser import Endorser, Load
 from chaindock.endorser.genesis import genesis_envelope
-from chaindock.endorser.members import Members
 from chaindock.endorser.orderer import Orderer
 from chaindock.endorser.qscc import QueryChaincode
 from chaindock.errors import AlreadyExists, InvalidInput, NotFound
@@ -27,8 +26,8 @@ from chaindock.ids import require_channel
 from chaindock.ledger.ledger import Ledger
 from chaindock.ledger.reader import LedgerReader
 from chaindock.lifecycle.contract import LifecycleContract
+from chaindock.lifecycle.definitions import NAMESPACE
 from chaindock.lifecycle.deployments import Deployments
-from chaindock.lifecycle.records import NAMESPACE
 from chaindock.node.controls import Controls
 from chaindock.node.explorer import Explorer
 from chaindock.telemetry import get_logger

@@ -31,8 +31,7 @@ from chaindock.ledger.database import (
     translated,
 )
 from chaindock.ledger.packing import read_block
-from chaindock.ledger.rebuild import rebuild_file
-from chaindock.ledger.verification import verify_all
+from chaindock.ledger.rebuild import rebuild_file, verify_all
 from chaindock.lifecycle.targets import TargetState
 from chaindock.node.home import LOGS, Home, remove_database
 

@@ -15,7 +15,7 @@ from typing import Any, Concatenate, Final, ParamSpec
 from fabric_protos.common import common_pb2
 from fabric_protos.peer import transaction_pb2 as codes
 
-from chaindock.endorser.members import Members
+from chaindock.endorser.channel import Members
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerError, NotFound
 from chaindock.ids import ChannelId, require_chaincode_name
 from chaindock.ledger.encoding import Version
@@ -25,8 +25,7 @@ from chaindock.ledger.reader import Change, Entry, LedgerReader, View
 from chaindock.ledger.snapshots import ABOVE_ALL, END_OF_HISTORY, after
 from chaindock.ledger.transaction import parse_transaction
 from chaindock.lifecycle.collections import IMPLICIT
-from chaindock.lifecycle.definitions import read_definition
-from chaindock.lifecycle.records import DEFINITIONS, NAMESPACE
+from chaindock.lifecycle.definitions import DEFINITIONS, NAMESPACE, read_definition
 from chaindock.node.conflicts import reasons
 from chaindock.node.described import describe, describe_block, events_of, iso
 from chaindock.operations.serving import encoded

@@ -24,6 +24,7 @@ from chaindock.container.attempt import Event, Watch
 from chaindock.container.contracts import NodeLabels
 from chaindock.container.output import OutputStore
 from chaindock.endorser.caller import Answer
+from chaindock.endorser.channel import Members
 from chaindock.endorser.determinism import Difference, compare
 from chaindock.errors import InvalidInput, LaunchFailed, Unsupported
 from chaindock.gateway.listener import ClientListener

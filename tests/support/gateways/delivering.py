@@ -10,11 +10,10 @@ from fabric_protos.common import common_pb2
 from fabric_protos.orderer import ab_pb2
 from fabric_protos.peer import events_pb2
 
-from chaindock.endorser.channel import Channel
+from chaindock.endorser.channel import Channel, Members
 from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.genesis import genesis_envelope
-from chaindock.endorser.members import Members
 from chaindock.endorser.orderer import Orderer
 from chaindock.gateway import broadcast, deliver
 from chaindock.gateway.blocks import Feeds

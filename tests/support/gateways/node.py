@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fabric_protos.gateway import gateway_pb2 as pb
 
-from chaindock.endorser.channel import Channel
-from chaindock.endorser.members import Members
+from chaindock.endorser.channel import Channel, Members
 from chaindock.gateway import gateway
 from chaindock.gateway.blocks import Feeds
 from chaindock.gateway.listener import ClientListener

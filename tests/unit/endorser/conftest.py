@@ -15,11 +15,11 @@ from fabric_protos.peer import (
 from chaindock.chaincode.invocation import Kind
 from chaindock.endorser.acl import require
 from chaindock.endorser.caller import Caller, DefinitionWriter
+from chaindock.endorser.channel import Members
 from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
-from chaindock.endorser.members import Members
 from chaindock.endorser.orderer import Orderer
 from chaindock.identity.organization import Organization, Organizations
 from chaindock.ids import Ccid, ChannelId

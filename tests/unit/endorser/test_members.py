@@ -11,10 +11,10 @@ from fabric_protos.peer import policy_pb2
 from fabric_protos.peer.lifecycle import lifecycle_pb2
 
 from chaindock.endorser import key_policies, orderer
+from chaindock.endorser.channel import Members
 from chaindock.endorser.checks import parse_proposal
 from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.genesis import with_organization
-from chaindock.endorser.members import Members
 from chaindock.errors import AlreadyExists, Denied, InvalidInput, NotFound
 from chaindock.identity.organization import Organization, Organizations
 from chaindock.identity.policies import evaluator, parse_policy

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from chaindock.errors import InvalidInput
 from chaindock.ledger.mango.conditions import And, Compare, Exists, Field, Node, Or
-from chaindock.ledger.mango.failures import refused
 from chaindock.ledger.mango.query import MAX_BYTES, Query, checked, sort_field
 from chaindock.ledger.mango.selector import (
     ID,
@@ -23,6 +22,7 @@ from chaindock.ledger.mango.selector import (
     parse_path,
     parse_selector,
 )
+from chaindock.ledger.mango.values import refused
 from chaindock.telemetry import get_logger
 
 _log = get_logger("ledger.indexes")

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from chaindock.errors import InvalidInput
 from chaindock.ledger.mango.conditions import type_of
-from chaindock.ledger.mango.failures import erlang, refused
 from chaindock.ledger.mango.selector import Selector, parse_path, parse_selector
+from chaindock.ledger.mango.values import erlang, refused
 
 MAX_BYTES: Final = 256 * 1024
 """Length of a query's text; a longer one is refused."""

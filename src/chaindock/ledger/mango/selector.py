@@ -39,7 +39,7 @@ from chaindock.ledger.mango.conditions import (
     Work,
     is_integer,
 )
-from chaindock.ledger.mango.failures import bad_argument, erlang, refused
+from chaindock.ledger.mango.values import bad_argument, erlang, refused
 
 MAX_CONDITIONS: Final = 1000
 """Conditions of one selector; more are refused."""
