@@ -33,7 +33,7 @@ from chaindock.ledger.encoding import field as encoded
 from chaindock.ledger.encoding import part
 from chaindock.ledger.transaction import code_name
 from chaindock.lifecycle.approvals import Approvals, source_of
-from chaindock.lifecycle.definitions import NAMESPACE, read_definition
+from chaindock.lifecycle.definitions import NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -295,7 +295,7 @@ def payload_of(
 
 @dataclass(frozen=True)
 class DefinitionWriter:
-    """Approves and commits definitions; what lifecycle.Deployer needs."""
+    """Approves and commits definitions; for lifecycle.Deployer."""
 
     caller: Caller
     ledger: Ledger
@@ -332,10 +332,6 @@ class DefinitionWriter:
                 await self._call("ApproveChaincodeDefinitionForMyOrg", approval, admin)
         await self._call("CommitChaincodeDefinition", definition, admins[0])
 
-    async def put_indexes(self, name: str, files: Mapping[str, bytes]) -> None:
-        """Make the indexes of rich queries that a package brings; as `Ledger`."""
-        await self.ledger.put_indexes(name, files)
-
     async def _call(self, function: str, args: Any, admin: SigningIdentity) -> None:
         answer = await self.caller.invoke(
             NAMESPACE, [function.encode(), args.SerializeToString()], signer=admin
@@ -351,8 +347,3 @@ class DefinitionWriter:
                 chaincode=args.name,
                 code=answer.code,
             )
-
-    def definition(self, name: str) -> Definition | None:
-        """Return the committed definition of `name`; None when there is none."""
-        with self.ledger.new_simulator(TxId("")) as simulator:
-            return read_definition(simulator, name)

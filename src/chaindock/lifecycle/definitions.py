@@ -173,22 +173,6 @@ class Approval:
     init_required: bool = False
 
 
-class DefinitionCommitter(Protocol):
-    """Puts definitions on the ledger; endorser.DefinitionWriter is one."""
-
-    async def commit(self, definition: Definition, ccid: Ccid) -> None:
-        """Approve and commit a definition that runs the package `ccid`.
-
-        Raises: ChaindockError: it may not be in effect.
-        """
-
-    async def put_indexes(self, name: str, files: Mapping[str, bytes]) -> None:
-        """Make the indexes of rich queries that a package brings, by its file names."""
-
-    def definition(self, name: str) -> Definition | None:
-        """Return the committed definition of `name`; None when there is none."""
-
-
 def not_installed(name: str, sequence: int) -> NotFound:
     """Say that a definition names no package that is here."""
     return NotFound(

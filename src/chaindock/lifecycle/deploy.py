@@ -8,7 +8,7 @@ commits a definition, what follows from it is done when its block is there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -25,7 +25,6 @@ from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.definitions import (
     Approval,
     Definition,
-    DefinitionCommitter,
     not_installed,
     set_defaults,
 )
@@ -54,14 +53,15 @@ class Deployed(Approval):
 class Deployer(AbstractAsyncContextManager["Deployer"]):
     """Changes what the names of one channel run.
 
-    `mspids` returns the organisations of the channel; `by_hand`: users start programs of
+    `commit` has the organisations approve a definition that runs a package, and commits it;
+    if that fails, it may be in effect all the same. `mspids` returns the organisations of the channel; `by_hand`: users start programs of
     definitions whose package is not here (development mode).
     """
 
     def __init__(
         self,
         deployments: Deployments,
-        committer: DefinitionCommitter,
+        commit: Callable[[Definition, Ccid], Awaitable[None]],
         mspids: Callable[[], Collection[str]],
         *,
         packages: Packages,
@@ -71,7 +71,7 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
     ) -> None:
         self.deployments, self._fleet = deployments, deployments.fleet
         self._targets, self._packages = deployments.fleet.targets, packages
-        self._custodian, self._committer = custodian, committer
+        self._custodian, self._commit_on_ledger = custodian, commit
         self._attempts, self._mspids, self._by_hand = attempts, mspids, by_hand
         self._names: KeyedLocks[str] = KeyedLocks()
         self._indexing: dict[str, asyncio.Task[None]] = {}
@@ -197,13 +197,6 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
             ccid = await self._say(name, Target.REMOVED)
             await asyncio.wait([self._packages.retire(ccid, purge=True)])
 
-    def definition(self, name: str) -> Definition:
-        """Return what is committed for `name`; sequence 0 = nothing is.
-
-        Raises: LedgerError.
-        """
-        return self._committer.definition(name) or Definition(name=name)
-
     # ---- what follows from blocks and packages
 
     def committed(
@@ -272,7 +265,7 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
 
         Raises: InvalidInput: the collections break a rule, or those of an upgrade.
         """
-        former = self.definition(name)
+        former = self.deployments.definition(name)
         current = self.deployments.find(name)
         runs = (current.ccid, current.approval.sequence) if current else None
         following = Definition()
@@ -341,7 +334,7 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
 
     async def _commit(self, definition: Definition, ccid: Ccid) -> None:
         try:
-            await self._committer.commit(definition, ccid)
+            await self._commit_on_ledger(definition, ccid)
         except ChaindockError:
             # The answer may be lost while the block is not: the ledger decides.
             if not self._is_in_force(definition, ccid):
@@ -350,15 +343,17 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
     def _is_in_force(self, definition: Definition, ccid: Ccid) -> bool:
         with suppress(LedgerClosed):  # the channel was removed meanwhile
             now = self.deployments.find(definition.name)
-            same = self.definition(definition.name) == definition
+            same = self.deployments.definition(definition.name) == definition
             return same and now is not None and now.ccid == ccid
         return False
 
     async def _put_indexes(self, name: str, ccid: Ccid) -> None:
         """Make the indexes of the package; as on a peer, a fault is only logged."""
         try:
-            if files := await self._packages.indexes(ccid, self.definition(name)):
-                await self._committer.put_indexes(name, files)
+            if files := await self._packages.indexes(
+                ccid, self.deployments.definition(name)
+            ):
+                await self.deployments.ledger.put_indexes(name, files)
         except ChaindockError as error:
             _log.error("indexes not made", chaincode=name, error=error.message)
 
@@ -385,7 +380,7 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         current = self.deployments.get(name)
         return Deployed(
             *astuple(current.approval),
-            definition=self.definition(name),
+            definition=self.deployments.definition(name),
             placement=self._targets.placement(current.ccid),
             changed=changed,
             attempt=attempt,

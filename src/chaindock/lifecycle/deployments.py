@@ -28,6 +28,7 @@ from chaindock.lifecycle.definitions import (
     DEFINITIONS,
     NAMESPACE,
     Approval,
+    Definition,
     defined_names,
     not_installed,
     read_definition,
@@ -86,14 +87,14 @@ class Deployments:
         self, ledger: Ledger, mspids: Callable[[], Iterable[str]], fleet: Fleet
     ) -> None:
         self.channel = ledger.channel
-        self._ledger, self.mspids, self.fleet = ledger, mspids, fleet
+        self.ledger, self.mspids, self.fleet = ledger, mspids, fleet
         self._rows: dict[str, tuple[Approval, float]] = {}
         self._keys: dict[bytes, str] = {}
         """Hash of a key of an approval → name whose package it may change."""
 
     async def load(self) -> None:
         """Read everything, and let the fleet know of it. Raises: LedgerError."""
-        with self._ledger.new_simulator(TxId("")) as simulator:
+        with self.ledger.new_simulator(TxId("")) as simulator:
             names = defined_names(simulator)
         for number, name in enumerate(names, 1):
             self._read(name)
@@ -163,6 +164,14 @@ class Deployments:
         names = [name for name, (one, _) in self._rows.items() if one.ccid == ccid]
         return [one for name in names if (one := self.find(name))]
 
+    def definition(self, name: str) -> Definition:
+        """Return what is committed for `name`; sequence 0 = nothing is.
+
+        Raises: LedgerError.
+        """
+        with self.ledger.new_simulator(TxId("")) as simulator:
+            return read_definition(simulator, name) or Definition(name=name)
+
     # ---- changes
 
     def note(
@@ -199,7 +208,7 @@ class Deployments:
 
     def _read(self, name: str) -> None:
         """Look up what a name means now."""
-        with self._ledger.new_simulator(TxId("")) as simulator:
+        with self.ledger.new_simulator(TxId("")) as simulator:
             definition = read_definition(simulator, name)
             if definition is None:
                 return

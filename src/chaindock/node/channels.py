@@ -262,7 +262,7 @@ class Channels(Mapping[str, NodeChannel]):
             caller = Caller(name, endorser, orderer, explorer.reasons, self._clock)
             writer = DefinitionWriter(caller, ledger, members.admins)
             made = self._deployer(
-                deployments, writer, lambda: members.configuration.peers
+                deployments, writer.commit, lambda: members.configuration.peers
             )
             deployer = await stack.enter_async_context(made)
             ledger.watchers.append(deployer.committed)

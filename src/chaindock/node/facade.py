@@ -220,7 +220,11 @@ class Node:
         wanted = self.channels if channel is None else {self.channel(channel).id}
         about = self.fleet, self.custodian, self.config.chaincodes
         return [
-            row(one, self.channels[one.channel].deployer.definition(one.name), *about)
+            row(
+                one,
+                self.channels[one.channel].deployer.deployments.definition(one.name),
+                *about,
+            )
             for one in self.fleet.all()
             if one.channel in wanted
         ]

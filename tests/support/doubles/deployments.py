@@ -200,7 +200,7 @@ class Node:
         self.deployments = Deployments(self.committer, lambda: orgs, self.fleet)
         self.deployer = Deployer(
             self.deployments,
-            self.committer,
+            self.committer.commit,
             lambda: orgs,
             packages=self.packages,
             custodian=self.custodian,

@@ -16,6 +16,7 @@ from fabric_protos.peer import proposal_pb2, proposal_response_pb2, transaction_
 from chaindock.ids import TxId
 from chaindock.ledger.ledger import Ledger
 from chaindock.ledger.transaction import parse_transaction
+from chaindock.lifecycle.definitions import read_definition
 from support.ledgers.envelopes import CHANNEL, BlockKey, config, transaction
 
 if TYPE_CHECKING:
@@ -39,6 +40,12 @@ NOT_VALIDATED = 254
 def ledger_at(path: Path, **options: Any) -> Ledger:
     """Return a ledger to enter."""
     return Ledger(path / "ledger.db", CHANNEL, BlockKey(), config, **options)
+
+
+def committed_definition(ledger: Ledger, name: str) -> Any:
+    """Return the definition of a chaincode; None = it is not defined."""
+    with ledger.new_simulator(TxId("")) as simulator:
+        return read_definition(simulator, name)
 
 
 async def commit(ledger: Ledger, *rwsets: bytes) -> CommittedBlock:

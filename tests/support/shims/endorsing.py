@@ -26,6 +26,7 @@ from chaindock.ledger.ledger import Ledger
 from chaindock.lifecycle.contract import LifecycleContract
 from chaindock.lifecycle.definitions import Approval, Definition
 from support.doubles.definitions import definitions_of
+from support.ledgers.ledger import committed_definition
 from support.ledgers.proposals import new_proposal
 from support.shims.stream_node import StreamNode
 
@@ -141,7 +142,7 @@ class EndorsingNode:
         self, name: str, *, package: str = "", version: str = "1.0", **fields: Any
     ) -> None:
         """Commit a definition of `name` that runs `package`."""
-        before = self.writer.definition(name)
+        before = committed_definition(self.ledger, name)
         sequence = before.sequence + 1 if before else 1
         ccid = ccid_of(package or name)
         if package is not None:

@@ -27,6 +27,7 @@ from chaindock.ledger.ledger import Ledger
 from chaindock.lifecycle.contract import LifecycleContract
 from chaindock.lifecycle.definitions import Approval, Definition
 from support.doubles.definitions import definitions_of
+from support.ledgers.ledger import committed_definition
 
 CHANNEL = ChannelId("mychannel")
 CONCURRENCY = 20
@@ -185,7 +186,7 @@ class Node:
         validation_parameter: bytes = b"",
         collections: Any = None,
     ) -> Any:
-        before = self.writer.definition(name)
+        before = committed_definition(self.ledger, name)
         sequence = before.sequence + 1 if before else 1
         self.approvals.known[name, sequence] = Approval(
             name, sequence, version, ccid, init_required=init_required

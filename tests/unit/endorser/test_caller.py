@@ -22,6 +22,7 @@ from chaindock.errors import (
 from chaindock.ids import Ccid, TxId
 from chaindock.ledger.transaction import code_name
 from chaindock.lifecycle.definitions import Definition, set_defaults
+from support.ledgers.ledger import committed_definition
 
 CCID = Ccid("x:" + "c" * 64)
 
@@ -266,7 +267,7 @@ async def test_a_definition_without_approval_is_not_committed(node):
     definition = Definition(name="x", sequence=1, version="1.0")
     with pytest.raises(LedgerError, match="not agreed to by this org"):
         await node.writer._call("CommitChaincodeDefinition", definition, node.org.admin)
-    assert node.writer.definition("x") is None
+    assert committed_definition(node.ledger, "x") is None
 
 
 async def test_an_approval_of_an_attempt_that_was_lost_is_not_made_again(node):
@@ -278,7 +279,7 @@ async def test_an_approval_of_an_attempt_that_was_lost_is_not_made_again(node):
     height = node.ledger.height
     await node.writer.commit(definition, CCID)
     assert node.ledger.height == height + 1
-    assert node.writer.definition("x").version == "1.0"
+    assert committed_definition(node.ledger, "x").version == "1.0"
 
 
 class FailsToCommit:

@@ -12,6 +12,7 @@ from chaindock.identity.organization import Organization
 from chaindock.ids import ChannelId
 from chaindock.values import WrongValueError
 from support.eventually import eventually
+from support.ledgers.ledger import committed_definition
 
 CHANNEL = ChannelId("mychannel")
 
@@ -59,7 +60,7 @@ class TestManual:
     async def test_a_definition_overtakes_what_waits(self, defined):
         answers = await waiting(defined, *puts(1))
         await defined.define("other")
-        assert defined.writer.definition("other").sequence == 1
+        assert committed_definition(defined.ledger, "other").sequence == 1
         assert defined.orderer.waiting == 1
         await defined.orderer.cut()
         assert [one.code for one in await answers] == [0]

@@ -115,7 +115,7 @@ async def parts(tmp_path: Any, org: Any) -> Any:
                 packages,
                 Deployer(
                     deployments,
-                    DefinitionWriter(caller, ledger, lambda: [org.admin]),
+                    DefinitionWriter(caller, ledger, lambda: [org.admin]).commit,
                     lambda: ["Org1MSP"],
                     packages=packages,
                     custodian=custodian,

@@ -52,7 +52,10 @@ async def test_each_channel_has_a_ledger_of_its_own(world: World):
         assert [*channels] == ["mychannel", "trades"]
         for channel in channels.values():
             assert await world.call(channel, "get", "k") == channel.id.encode()
-        found = [one.deployer.definition("basic").sequence for one in channels.values()]
+        found = [
+            one.deployer.deployments.definition("basic").sequence
+            for one in channels.values()
+        ]
         assert found == [1, 2]
         await world.node.quiet()
         assert len(world.node.runtime.running) == 2
@@ -247,16 +250,16 @@ async def test_a_deployment_whose_commit_comes_last_says_that_the_channel_goes(
     async with world.up() as channels:
         made = await channels.create("trades")
         deployer, watchers = made.deployer, made.ledger.watchers
-        commit = deployer._committer.commit
+        commit = deployer._commit_on_ledger
 
-        async def last(_: Any, definition: Any, ccid: Any) -> None:
+        async def last(definition: Any, ccid: Any) -> None:
             """The orderer commits what it has accepted when nobody follows any more."""
             watchers.remove(deployer.committed)
             await commit(definition, ccid)
             watchers.append(deployer.committed)
             await channels.remove("trades")
 
-        monkeypatch.setattr(type(deployer._committer), "commit", last)
+        monkeypatch.setattr(deployer, "_commit_on_ledger", last)
         with pytest.raises(
             LedgerClosed, match="channel 'trades' has just been removed"
         ):
