@@ -35,6 +35,15 @@ _ONLY_PRIVATE: Final = "only applicable for private data"
 _PURGE: Final = "purge private data", "V2_5"
 METADATA: Final = "key level endorsement", "V1_3"
 """What metadata are for, and the capability of the channel that they need."""
+Request = Callable[[Call, Any, StreamOptions], bytes | Steps]
+Serving = Generator[Nested | None, Any, tuple[shim.ChaincodeMessage, int, int]]
+Kind: Final = shim.ChaincodeMessage
+_KINDS: Final = {number: name for name, number in Kind.Type.items()}
+NO_CONTEXT: Final = "no ledger context"
+_NO_TRANSACTION: Final = "could not get valid transaction"
+_FRAME_BYTES: Final = 4096
+"""Room for everything of a reply but its payload."""
+_log = get_logger("chaincode.requests")
 
 
 def get_state(call: Call, request: shim.GetState, _options: StreamOptions) -> bytes:
@@ -206,18 +215,6 @@ def _require_few(found: int, most: int, what: str) -> None:
         raise InvalidInput(
             f"{found} {what} in one message, more than the limit of {most}"
         )
-
-
-Request = Callable[[Call, Any, StreamOptions], bytes | Steps]
-Serving = Generator[Nested | None, Any, tuple[shim.ChaincodeMessage, int, int]]
-
-Kind: Final = shim.ChaincodeMessage
-_KINDS: Final = {number: name for name, number in Kind.Type.items()}
-NO_CONTEXT: Final = "no ledger context"
-_NO_TRANSACTION: Final = "could not get valid transaction"
-_FRAME_BYTES: Final = 4096
-"""Room for everything of a reply but its payload."""
-_log = get_logger("chaincode.requests")
 
 
 def serve(

@@ -18,7 +18,8 @@ from chaindock.errors import LedgerClosed, LedgerCorrupt, LedgerError, NotFound
 from chaindock.ids import ChannelId, TxId
 from chaindock.ledger.blocks import BlockSigner
 from chaindock.ledger.committer import CommittedBlock, Committer, count
-from chaindock.ledger.mango.documents import fill, put_indexes
+from chaindock.ledger.mango.documents import fill
+from chaindock.ledger.mango.upkeep import put_indexes
 from chaindock.ledger.marks import Mark, drop_mark, marks, put_mark, revert
 from chaindock.ledger.packing import read_block
 from chaindock.ledger.simulator import Simulator

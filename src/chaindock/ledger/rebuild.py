@@ -29,7 +29,7 @@ from chaindock.ledger.database import (
     translated,
 )
 from chaindock.ledger.effects import rebuild
-from chaindock.ledger.mango.documents import take_over
+from chaindock.ledger.mango.upkeep import take_over
 from chaindock.ledger.packing import read_block
 from chaindock.telemetry import get_logger
 
@@ -41,6 +41,33 @@ _BLOCKS: Final = (
 _HASH: Final = "SELECT hash FROM blocks WHERE number=?"
 _READ: Final = "SELECT value FROM meta WHERE name='verified'"
 _SAVE: Final = "REPLACE INTO meta VALUES ('verified', ?)"
+_log = get_logger("ledger")
+_HEIGHT: Final = "REPLACE INTO meta SELECT 'height', count(*) FROM blocks"
+# Snapshots; the height is counted, and what was verified is verified again.
+_META: Final = "INSERT INTO meta SELECT * FROM former.meta WHERE name LIKE 'snapshot:%'"
+_OLD_HEIGHT: Final = "SELECT value FROM former.meta WHERE name='height'"
+_TRANSIENT: Final = "INSERT INTO transient SELECT * FROM former.transient"
+# A value counts only if it belongs to the hash that stands in the block.
+_PRIVATE: Final = """
+UPDATE private SET name=old.name, plain=old.plain,
+  labelled=max(private.labelled, old.labelled) FROM former.private old
+  JOIN former.namespaces was ON was.id=old.ns
+  JOIN main.namespaces now ON now.ns=was.ns AND now.collection=was.collection
+  WHERE private.ns=now.id AND private.key=old.key AND private.block=old.block
+  AND private.tx=old.tx AND private.value IS old.value AND (old.name IS NOT NULL OR old.labelled=2)
+"""
+_NAMES: Final = (
+    "INSERT OR IGNORE INTO namespaces (ns, collection) "
+    "SELECT ns, collection FROM former.namespaces"
+)
+# Of transactions that are not valid, rebuilding makes no rows.
+_REFUSED: Final = """
+INSERT INTO private SELECT NULL, -now.id, key, block, tx, superseded, labelled, expires,
+  metadata, value, name, plain FROM former.private old
+  JOIN former.namespaces was ON was.id=-old.ns
+  JOIN main.namespaces now ON now.ns=was.ns AND now.collection=was.collection
+"""
+_ENDINGS: Final = ("", "-wal", "-shm")
 
 
 @dataclass(frozen=True)
@@ -106,35 +133,6 @@ def verify_all(db: sqlite3.Connection, path: Path) -> int:
             path, f"the state is at height {height}, there are {mark.number} blocks"
         )
     return height
-
-
-_log = get_logger("ledger")
-_HEIGHT: Final = "REPLACE INTO meta SELECT 'height', count(*) FROM blocks"
-# Snapshots; the height is counted, and what was verified is verified again.
-_META: Final = "INSERT INTO meta SELECT * FROM former.meta WHERE name LIKE 'snapshot:%'"
-_OLD_HEIGHT: Final = "SELECT value FROM former.meta WHERE name='height'"
-_TRANSIENT: Final = "INSERT INTO transient SELECT * FROM former.transient"
-# A value counts only if it belongs to the hash that stands in the block.
-_PRIVATE: Final = """
-UPDATE private SET name=old.name, plain=old.plain,
-  labelled=max(private.labelled, old.labelled) FROM former.private old
-  JOIN former.namespaces was ON was.id=old.ns
-  JOIN main.namespaces now ON now.ns=was.ns AND now.collection=was.collection
-  WHERE private.ns=now.id AND private.key=old.key AND private.block=old.block
-  AND private.tx=old.tx AND private.value IS old.value AND (old.name IS NOT NULL OR old.labelled=2)
-"""
-_NAMES: Final = (
-    "INSERT OR IGNORE INTO namespaces (ns, collection) "
-    "SELECT ns, collection FROM former.namespaces"
-)
-# Of transactions that are not valid, rebuilding makes no rows.
-_REFUSED: Final = """
-INSERT INTO private SELECT NULL, -now.id, key, block, tx, superseded, labelled, expires,
-  metadata, value, name, plain FROM former.private old
-  JOIN former.namespaces was ON was.id=-old.ns
-  JOIN main.namespaces now ON now.ns=was.ns AND now.collection=was.collection
-"""
-_ENDINGS: Final = ("", "-wal", "-shm")
 
 
 def rebuild_file(

@@ -24,19 +24,24 @@ from chaindock.ids import CHANNEL_ENDORSEMENT, LIFECYCLE, Ccid
 from chaindock.ledger.queries import Results
 from chaindock.ledger.simulator import Simulator
 
+M = TypeVar("M", bound=Message)
+NAMESPACE: Final = LIFECYCLE
+DEFINITIONS: Final = "namespaces"
+SOURCES: Final = "chaincode-sources"
+_PAGE: Final = 100
+Definition: TypeAlias = lifecycle_pb2.CommitChaincodeDefinitionArgs
+"""All parts of a definition."""
+_DEFAULT_POLICY: Final[bytes] = policy_pb2.ApplicationPolicy(
+    channel_config_policy_reference=CHANNEL_ENDORSEMENT
+).SerializeToString()
+PARAMETERS: Final = ("EndorsementInfo", "ValidationInfo", "Collections")
+
 
 class Reads(Protocol):
     """What reads a state: a simulation, or the validator of a block."""
 
     def get_state(self, ns: str, key: str) -> bytes | None:
         """Return a committed value, None if the key is absent."""
-
-
-M = TypeVar("M", bound=Message)
-NAMESPACE: Final = LIFECYCLE
-DEFINITIONS: Final = "namespaces"
-SOURCES: Final = "chaincode-sources"
-_PAGE: Final = 100
 
 
 @dataclass(frozen=True)
@@ -148,12 +153,6 @@ def parsed(message: type[M], raw: bytes, name: str) -> M:
         ) from error
 
 
-Definition: TypeAlias = lifecycle_pb2.CommitChaincodeDefinitionArgs
-"""All parts of a definition."""
-_DEFAULT_POLICY: Final[bytes] = policy_pb2.ApplicationPolicy(
-    channel_config_policy_reference=CHANNEL_ENDORSEMENT
-).SerializeToString()
-PARAMETERS: Final = ("EndorsementInfo", "ValidationInfo", "Collections")
 _DEFINITIONS: Final = Records(
     DEFINITIONS, "ChaincodeDefinition", ("Sequence", *PARAMETERS)
 )

@@ -26,6 +26,9 @@ FUNCTION: Final = b"chaindock.state.write"
 """What the transaction shows as its function; keys and values follow in turn."""
 PRIVATE: Final = b"chaindock.state.writePrivate"
 """The same for a collection, which follows; keys and values are transient."""
+_FIRST_S: Final = 0.0
+_LAST_S: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+"""Later times are refused: JSON of protobuf and most languages end at the year 9999."""
 
 
 def arguments(
@@ -74,11 +77,6 @@ class StateWriter:
         return chaincode_shim_pb2.ChaincodeMessage(
             type=Kind.COMPLETED, payload=response.SerializeToString()
         )
-
-
-_FIRST_S: Final = 0.0
-_LAST_S: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
-"""Later times are refused: JSON of protobuf and most languages end at the year 9999."""
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Final
 
 from chaindock.ledger.contents import lost_value, resolved
-from chaindock.ledger.mango.indexes import Definition, Index, definitions_of
+from chaindock.ledger.mango.indexes import Definition, Index
 from chaindock.ledger.mango.order import sort_key
 from chaindock.ledger.mango.selector import ID, parse_partial, parse_path
 from chaindock.ledger.mango.values import Missing, decode, document_of, field
-from chaindock.ledger.versions import Versions
 
 # `documents.json` is the text that a query returns; NULL = the value is no JSON object.
 # `indexed`: namespaces that have documents; those of keys below `filled` are there, NULL =
@@ -189,29 +188,3 @@ def fill(db: sqlite3.Connection, _: object = None) -> bool:
     end = rows[-1][0] + b"\0" if len(rows) == FILL_ROWS else None
     db.execute("UPDATE indexed SET filled=? WHERE ns=?", (end, ns))
     return True
-
-
-def put_indexes(
-    ns: str, files: Mapping[str, bytes], db: sqlite3.Connection, _: object
-) -> None:
-    """Make the indexes that `files` of a package define; as `Ledger.put_indexes`."""
-    versions = Versions(db)
-    for collection, definition in definitions_of(files):
-        number = versions.number(ns, collection)
-        put_index(db, number, definition, private=bool(collection))
-
-
-_FORMER: Final = (
-    "SELECT was.ns, was.collection, ddoc, name, columns, partial "
-    "FROM former.document_indexes i JOIN former.namespaces was ON was.id=i.ns"
-)
-
-
-def take_over(db: sqlite3.Connection) -> None:
-    """Make the indexes that the attached database `former` has; its numbers differ."""
-    versions = Versions(db)
-    for ns, collection, *parts in db.execute(_FORMER).fetchall():
-        ddoc, name, columns, partial = parts
-        definition = Definition(ddoc, name, tuple(json.loads(columns)), partial)
-        number = versions.number(ns, collection)
-        put_index(db, number, definition, private=bool(collection))

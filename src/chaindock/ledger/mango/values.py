@@ -27,6 +27,13 @@ _INTEGRAL: Final = 1e21
 _GO_ERRORS: Final = "chaindock-go"
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _INDEX: Final = re.compile(r"[+-]?[0-9]{1,9}")
+decode: Final[Callable[[bytes | str], Any]] = msgspec.json.Decoder().decode
+"""Parses JSON that needs no change; five times as fast as the standard library."""
+_ANOTHER: Final = re.compile(rb"[0-9][.eE]|[0-9]{16}")
+"""What a value has in it if CouchDB may keep other numbers than stand there."""
+_ENCODE: Final = json.JSONEncoder(
+    ensure_ascii=False, sort_keys=True, separators=(",", ":")
+).encode
 
 
 class Missing:
@@ -82,12 +89,6 @@ def _fast(value: bytes) -> Any:
         return None
 
 
-decode: Final[Callable[[bytes | str], Any]] = msgspec.json.Decoder().decode
-"""Parses JSON that needs no change; five times as fast as the standard library."""
-_ANOTHER: Final = re.compile(rb"[0-9][.eE]|[0-9]{16}")
-"""What a value has in it if CouchDB may keep other numbers than stand there."""
-
-
 def _require_flat(value: Any, depth: int = MAX_DEPTH) -> None:
     """Raise RecursionError if `value` has more levels than `depth`."""
     if isinstance(value, (dict, list)):
@@ -115,11 +116,6 @@ def _no_constant(text: str) -> Any:
 _DECODER: Final = json.JSONDecoder(
     parse_int=_stored_number, parse_float=_stored_number, parse_constant=_no_constant
 )
-
-
-_ENCODE: Final = json.JSONEncoder(
-    ensure_ascii=False, sort_keys=True, separators=(",", ":")
-).encode
 
 
 def text_of(value: Any) -> str:
