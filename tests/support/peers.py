@@ -14,12 +14,11 @@ from chaindock.endorser.acl import require
 from chaindock.endorser.caller import Caller
 from chaindock.endorser.channel import Channel
 from chaindock.endorser.configuration import Configuration
-from chaindock.endorser.cscc import ConfigurationChaincode
 from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope, with_organization
 from chaindock.endorser.orderer import Orderer
-from chaindock.endorser.qscc import QueryChaincode
+from chaindock.endorser.system import ConfigurationChaincode, QueryChaincode
 from chaindock.gateway.peer import Peer
 from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger.ledger import Ledger

@@ -8,7 +8,6 @@ Source: docs/fabric/ledger.md#transaction
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,12 +19,12 @@ from fabric_protos.peer import chaincode_pb2, proposal_pb2, proposal_response_pb
 from fabric_protos.peer.lifecycle.lifecycle_pb2 import (
     ApproveChaincodeDefinitionForMyOrgArgs,
 )
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from chaindock.aio import off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS
 from chaindock.chaincode.wire import LARGE
-from chaindock.endorser.checks import Proposal, parse_proposal, transaction_id
+from chaindock.endorser.checks import Proposal, new_header, parse_proposal
+from chaindock.endorser.determinism import Difference, differences, parts
 from chaindock.endorser.waiting import reverted
 from chaindock.errors import ChaindockError, ExecuteFailed, TransactionInvalid
 from chaindock.ids import ChannelId, TxId
@@ -37,6 +36,7 @@ from chaindock.lifecycle.definitions import NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from chaindock.endorser.endorser import Endorser
     from chaindock.endorser.orderer import Orderer
@@ -47,8 +47,10 @@ if TYPE_CHECKING:
 
     Explain = Callable[[bytes, TxLocation], Awaitable[Mapping[str, Any]]]
 
-_NONCE_BYTES: Final = 24
 _LOWEST_STATUS: Final = 200
+RUNS: Final = 5
+PAUSE_S: Final = 0.3
+"""Seconds between two runs: in all of them the clock shows another second."""
 _EXPLAIN_S: Final = 2.0
 """After so many seconds a conflict is answered without an explanation."""
 
@@ -195,19 +197,49 @@ class Caller:
     query = partialmethod(invoke, commits=False)
 
 
-def new_header(
-    kind: int, channel: str, creator: bytes, now_ns: int | None = None
-) -> tuple[bytes, common_pb2.ChannelHeader]:
-    """Return a nonce, and the channel header of a transaction that begins now."""
-    nonce = os.urandom(_NONCE_BYTES)
-    begin_ns = time.time_ns() if now_ns is None else now_ns
-    seconds, nanos = divmod(begin_ns, 1_000_000_000)
-    return nonce, common_pb2.ChannelHeader(
-        type=kind,
-        timestamp=Timestamp(seconds=seconds, nanos=nanos),
-        channel_id=channel,
-        tx_id=transaction_id(nonce, creator),
-    )
+async def compare(
+    caller: Caller,
+    name: str,
+    args: Sequence[bytes],
+    signer: SigningIdentity,
+    timeout_s: float | None = None,
+    elsewhere: Callable[[], AbstractAsyncContextManager[None]] | None = None,
+    **facts: Any,
+) -> list[Difference]:
+    """Run a proposal `RUNS` times and return what differed; nothing is ordered.
+
+    If nothing differs, it runs once more within `elsewhere`, where the chaincode has
+    another time zone and locale. `facts` are `transient` and `is_init`, as for
+    `Caller.invoke`.
+
+    Raises: TransactionInvalid: a block was committed meanwhile. As `Caller.invoke`.
+    """
+    endorser = caller.endorser
+    now_ns = caller.clock.now_ns()
+    drawn = draw(caller.channel, name, args, signer, **facts, now_ns=now_ns)
+    height, found = endorser.ledger.height, []
+
+    async def run() -> None:
+        proposal = parse_proposal(drawn.signed)
+        peer = endorser.peer_of(proposal, signer.mspid)
+        outcome, answers = await endorser.process(
+            proposal, timeout_s, endorse=True, endorsers=(peer,)
+        )
+        payload = answers[0].payload if answers else b""
+        found.append(dict(parts(outcome.response, payload)))
+
+    for number in range(RUNS):
+        await asyncio.sleep(PAUSE_S if number else 0)
+        await run()
+    if elsewhere is not None and not differences(found):
+        async with elsewhere():
+            await run()
+    if endorser.ledger.height != height:
+        raise TransactionInvalid(
+            "a block was committed while the runs were compared",
+            hint="try again when nothing else is submitted",
+        )
+    return differences(found)
 
 
 def draw(

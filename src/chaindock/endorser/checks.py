@@ -7,6 +7,7 @@ Source: docs/fabric/ledger.md#proposal
 from __future__ import annotations
 
 import datetime as dt
+import os
 import time
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 from fabric_protos.common import common_pb2
 from fabric_protos.peer import chaincode_pb2, proposal_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from chaindock.chaincode.wire import message_of
 from chaindock.errors import Denied, InvalidInput, ProposalInvalid
@@ -25,6 +27,7 @@ from chaindock.values import show_duration
 UNREADABLE: Final = "proto: cannot parse invalid wire-format data"
 """What a peer says of bytes that are no message."""
 _PREFIX: Final = "error validating proposal: "
+_NONCE_BYTES: Final = 24
 _TYPES: Final = frozenset({common_pb2.ENDORSER_TRANSACTION, common_pb2.CONFIG})
 
 
@@ -77,6 +80,21 @@ class Proposal:
 def transaction_id(nonce: bytes, creator: bytes) -> TxId:
     """Return the id that belongs to a nonce and a creator."""
     return TxId(sha256(nonce + creator).hexdigest())
+
+
+def new_header(
+    kind: int, channel: str, creator: bytes, now_ns: int | None = None
+) -> tuple[bytes, common_pb2.ChannelHeader]:
+    """Return a nonce, and the channel header of a transaction that begins now."""
+    nonce = os.urandom(_NONCE_BYTES)
+    begin_ns = time.time_ns() if now_ns is None else now_ns
+    seconds, nanos = divmod(begin_ns, 1_000_000_000)
+    return nonce, common_pb2.ChannelHeader(
+        type=kind,
+        timestamp=Timestamp(seconds=seconds, nanos=nanos),
+        channel_id=channel,
+        tx_id=transaction_id(nonce, creator),
+    )
 
 
 def proposal_hash(

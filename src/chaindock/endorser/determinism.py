@@ -1,4 +1,4 @@
-"""Run one proposal several times and compare what came out.
+"""Compare what came out of one proposal, run several times or by several peers.
 
 Endorsers of several organisations must agree byte for byte. A contract that uses the
 clock, random numbers or the order of a map gives another result in each run; one that
@@ -8,25 +8,16 @@ Source: docs/fabric/ledger.md#read-write-set
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from fabric_protos.peer import chaincode_event_pb2, proposal_pb2, proposal_response_pb2
 
-from chaindock.endorser.caller import Caller, draw
-from chaindock.endorser.checks import parse_proposal
-from chaindock.errors import TransactionInvalid
-from chaindock.identity.msp import SigningIdentity
 from chaindock.ledger.transaction import ParsedTransaction, read_spaces
 
 Place = tuple[str, str, str, bytes]
 """what (read, write, …), namespace, collection, key or key hash or name of the part"""
-RUNS: Final = 5
-PAUSE_S: Final = 0.3
-"""Seconds between two runs: in all of them the clock shows another second."""
 
 
 @dataclass(frozen=True)
@@ -42,51 +33,6 @@ class Difference:
     """Of a response, which field: status, message, payload; of an event, its name."""
     values: Sequence[bytes | None]
     """Those that occurred, each once; None = the part was absent."""
-
-
-async def compare(
-    caller: Caller,
-    name: str,
-    args: Sequence[bytes],
-    signer: SigningIdentity,
-    timeout_s: float | None = None,
-    elsewhere: Callable[[], AbstractAsyncContextManager[None]] | None = None,
-    **facts: Any,
-) -> list[Difference]:
-    """Run a proposal `RUNS` times and return what differed; nothing is ordered.
-
-    If nothing differs, it runs once more within `elsewhere`, where the chaincode has
-    another time zone and locale. `facts` are `transient` and `is_init`, as for
-    `Caller.invoke`.
-
-    Raises: TransactionInvalid: a block was committed meanwhile. As `Caller.invoke`.
-    """
-    endorser = caller.endorser
-    now_ns = caller.clock.now_ns()
-    drawn = draw(caller.channel, name, args, signer, **facts, now_ns=now_ns)
-    height, found = endorser.ledger.height, []
-
-    async def run() -> None:
-        proposal = parse_proposal(drawn.signed)
-        peer = endorser.peer_of(proposal, signer.mspid)
-        outcome, answers = await endorser.process(
-            proposal, timeout_s, endorse=True, endorsers=(peer,)
-        )
-        payload = answers[0].payload if answers else b""
-        found.append(dict(parts(outcome.response, payload)))
-
-    for number in range(RUNS):
-        await asyncio.sleep(PAUSE_S if number else 0)
-        await run()
-    if elsewhere is not None and not differences(found):
-        async with elsewhere():
-            await run()
-    if endorser.ledger.height != height:
-        raise TransactionInvalid(
-            "a block was committed while the runs were compared",
-            hint="try again when nothing else is submitted",
-        )
-    return differences(found)
 
 
 def differences(found: Sequence[dict[Place, bytes]]) -> list[Difference]:

@@ -18,7 +18,7 @@ from fabric_protos.common import (
 )
 from fabric_protos.orderer import configuration_pb2 as orderer_pb2
 
-from chaindock.endorser.caller import new_header
+from chaindock.endorser.checks import new_header
 from chaindock.endorser.configuration import APPLICATION, FOLLOWED
 from chaindock.endorser.cutting import OrdererOptions
 from chaindock.identity.msp import Msp, Role, SigningIdentity

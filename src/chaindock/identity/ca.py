@@ -125,10 +125,11 @@ class CertificateAuthority:
         name = _name(
             (NameOID.ORGANIZATION_NAME, domain), (NameOID.COMMON_NAME, common_name)
         )
-        extensions = _usage(ca=True, encipher=True)
-        if tls:
-            extensions.append((x509.ExtendedKeyUsage(_BOTH_ENDS), False))
-        return cls(_certificate((name, name), key.public_key(), key, extensions), key)
+        ends = _BOTH_ENDS if tls else ()
+        root = _certificate(
+            (name, name), key.public_key(), key, ca=True, encipher=True, ends=ends
+        )
+        return cls(root, key)
 
     def issue(
         self,
@@ -155,7 +156,7 @@ class CertificateAuthority:
         subject = _name(
             (NameOID.ORGANIZATIONAL_UNIT_NAME, role), (NameOID.COMMON_NAME, common_name)
         )
-        extensions = _usage(ca=False, encipher=False)
+        more: list[Extension] = []
         if attributes is not None:
             # Raw JSON, not wrapped in another ASN.1 string: so the shims read it.
             raw = json.dumps({"attrs": dict(sorted(attributes.items()))}).encode()
@@ -164,23 +165,17 @@ class CertificateAuthority:
                     f"the attributes of {common_name!r} take {len(raw)} bytes, the limit "
                     f"is {_ATTRIBUTES_MAX}"
                 )
-            extensions.append((x509.UnrecognizedExtension(ATTRIBUTES_OID, raw), False))
-        names = subject, self.certificate.subject
-        return _certificate(names, key, self.key, extensions)
+            more.append((x509.UnrecognizedExtension(ATTRIBUTES_OID, raw), False))
+        return _certificate((subject, self.certificate.subject), key, self.key, *more)
 
     def issue_tls(
         self, key: EllipticCurvePublicKey, common_name: str, hosts: Sequence[str]
     ) -> x509.Certificate:
         """Return a certificate for either end of a connection, valid for `hosts`."""
-        extensions = [
-            *_usage(ca=False, encipher=True),
-            (x509.ExtendedKeyUsage(_BOTH_ENDS), False),
-        ]
-        if hosts:
-            known = x509.SubjectAlternativeName(map(_general, hosts))
-            extensions.append((known, False))
         names = _name((NameOID.COMMON_NAME, common_name)), self.certificate.subject
-        return _certificate(names, key, self.key, extensions)
+        return _certificate(
+            names, key, self.key, encipher=True, ends=_BOTH_ENDS, hosts=hosts
+        )
 
 
 @dataclass(frozen=True)
@@ -201,10 +196,8 @@ class TlsAuthority:
             (self._name, self._name),
             self._key.public_key(),
             self._key,
-            [
-                *_usage(ca=True, encipher=False),
-                (x509.ExtendedKeyUsage(_BOTH_ENDS), False),
-            ],
+            ca=True,
+            ends=_BOTH_ENDS,
             skew=_DAY,
         )
         self.root_pem = certificate_pem(root).decode()
@@ -216,8 +209,7 @@ class TlsAuthority:
         It also holds for the names of `EVERYWHERE`.
         """
         names = (*(host.strip("[]") for host in hosts), *EVERYWHERE)
-        known = x509.SubjectAlternativeName(map(_general, dict.fromkeys(names)))
-        return self._issue(ExtendedKeyUsageOID.SERVER_AUTH, _TEN_YEARS, (known, False))
+        return self._issue(ExtendedKeyUsageOID.SERVER_AUTH, _TEN_YEARS, names)
 
     def issue_client(self, *, for_a_day: bool = True) -> TlsPair:
         """Return what one attempt shows; else it is valid as long as the node runs.
@@ -228,18 +220,16 @@ class TlsAuthority:
         return self._issue(ExtendedKeyUsageOID.CLIENT_AUTH, lasts)
 
     def _issue(
-        self, usage: x509.ObjectIdentifier, lasts: dt.timedelta, *more: Extension
+        self, end: x509.ObjectIdentifier, lasts: dt.timedelta, hosts: Sequence[str] = ()
     ) -> TlsPair:
         key = new_key()
         certificate = _certificate(
             (_serial_name(), self._name),
             key.public_key(),
             self._key,
-            [
-                *_usage(ca=False, encipher=True),
-                (x509.ExtendedKeyUsage([usage]), False),
-                *more,
-            ],
+            encipher=True,
+            ends=(end,),
+            hosts=hosts,
             skew=_DAY,
             lasts=lasts,
         )
@@ -250,15 +240,18 @@ def _certificate(
     names: tuple[x509.Name, x509.Name],
     key: EllipticCurvePublicKey,
     signer: EllipticCurvePrivateKey,
-    extensions: Iterable[Extension],
-    *,
+    *more: Extension,
+    ca: bool = False,
+    encipher: bool = False,
+    ends: Sequence[x509.ObjectIdentifier] = (),
+    hosts: Iterable[str] = (),
     skew: dt.timedelta = _CLOCK_SKEW,
     lasts: dt.timedelta = _TEN_YEARS,
 ) -> x509.Certificate:
     """Return a certificate of `key` for the subject of `names`, signed by the issuer's.
 
-    The certificate is valid since `skew` ago, for clocks that go wrong. `extensions` are
-    those beside the identifiers of the keys.
+    The key signs, also certificates (`ca`), and enciphers keys (`encipher`); `ends` of
+    connections it is for. Valid for `hosts`, and since `skew` ago, for clocks that go wrong.
     """
     subject, issuer = names
     now = dt.datetime.now(dt.UTC).replace(microsecond=0)
@@ -275,17 +268,6 @@ def _certificate(
     if subject != issuer:
         known = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
         builder = builder.add_extension(known, False)
-    for extension, critical in extensions:
-        builder = builder.add_extension(extension, critical)
-    # Every second ECDSA signature has a high S and the builder cannot normalise it.
-    while True:
-        certificate = builder.sign(signer, hashes.SHA256())
-        if has_low_s(certificate.signature, signer.curve):
-            return certificate
-
-
-def _usage(*, ca: bool, encipher: bool) -> list[Extension]:
-    """Return what a key is for: to sign, certificates too (`ca`), to encipher keys."""
     usage = x509.KeyUsage(
         digital_signature=True,
         key_encipherment=encipher,
@@ -297,7 +279,19 @@ def _usage(*, ca: bool, encipher: bool) -> list[Extension]:
         encipher_only=False,
         decipher_only=False,
     )
-    return [(x509.BasicConstraints(ca=ca, path_length=None), True), (usage, True)]
+    constraints = x509.BasicConstraints(ca=ca, path_length=None)
+    extensions: list[Extension] = [(constraints, True), (usage, True)]
+    if ends:
+        extensions.append((x509.ExtendedKeyUsage(ends), False))
+    if reached_at := list(map(_general, dict.fromkeys(hosts))):
+        extensions.append((x509.SubjectAlternativeName(reached_at), False))
+    for extension, critical in (*extensions, *more):
+        builder = builder.add_extension(extension, critical)
+    # Every second ECDSA signature has a high S and the builder cannot normalise it.
+    while True:
+        certificate = builder.sign(signer, hashes.SHA256())
+        if has_low_s(certificate.signature, signer.curve):
+            return certificate
 
 
 def _name(*parts: tuple[x509.ObjectIdentifier, str]) -> x509.Name:

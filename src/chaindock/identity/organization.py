@@ -25,9 +25,14 @@ from chaindock.identity.ca import (
     key_pem,
     new_key,
 )
-from chaindock.identity.files import appear, broken, read_certificate, read_key
+from chaindock.identity.files import (
+    TlsFiles,
+    appear,
+    broken,
+    read_certificate,
+    read_key,
+)
 from chaindock.identity.msp import Msp, Role, SigningIdentity
-from chaindock.identity.tls import TlsFiles
 
 ADMIN = "Admin"
 _MSPID = re.compile(r"[A-Za-z0-9.-]{1,64}")

@@ -14,11 +14,10 @@ from chaindock.endorser import acl
 from chaindock.endorser.caller import Caller, Clock, DefinitionWriter
 from chaindock.endorser.channel import Channel, Members
 from chaindock.endorser.configuration import FOLLOWED, Configuration, require_followed
-from chaindock.endorser.cscc import ConfigurationChaincode
 from chaindock.endorser.endorser import Endorser, Load
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import Orderer
-from chaindock.endorser.qscc import QueryChaincode
+from chaindock.endorser.system import ConfigurationChaincode, QueryChaincode
 from chaindock.errors import AlreadyExists, InvalidInput, NotFound
 from chaindock.gateway.seat import configured
 from chaindock.identity.organization import full_mspid

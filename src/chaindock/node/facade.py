@@ -23,9 +23,9 @@ from chaindock.config.sections import Config
 from chaindock.container.attempt import Event, Watch
 from chaindock.container.contracts import NodeLabels
 from chaindock.container.output import OutputStore
-from chaindock.endorser.caller import Answer
+from chaindock.endorser.caller import Answer, compare
 from chaindock.endorser.channel import Members
-from chaindock.endorser.determinism import Difference, compare
+from chaindock.endorser.determinism import Difference
 from chaindock.errors import InvalidInput, LaunchFailed, Unsupported
 from chaindock.gateway.listener import ClientListener
 from chaindock.identity.msp import SigningIdentity
@@ -219,12 +219,9 @@ class Node:
         """
         wanted = self.channels if channel is None else {self.channel(channel).id}
         about = self.fleet, self.custodian, self.config.chaincodes
+        of = self.fleet.channels
         return [
-            row(
-                one,
-                self.channels[one.channel].deployer.deployments.definition(one.name),
-                *about,
-            )
+            row(one, of[one.channel].definition(one.name), *about)
             for one in self.fleet.all()
             if one.channel in wanted
         ]

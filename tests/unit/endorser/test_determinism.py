@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from chaindock.endorser import determinism
-from chaindock.endorser.determinism import RUNS, compare
+from chaindock.endorser import caller as calls
+from chaindock.endorser.caller import RUNS, compare
 from chaindock.errors import TransactionInvalid
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(determinism, "PAUSE_S", 0.01)
+    monkeypatch.setattr(calls, "PAUSE_S", 0.01)
 
 
 def runs(node: Any, *args: bytes) -> Any:
@@ -54,7 +54,7 @@ async def test_errors_are_compared_too(defined):
 
 
 async def test_a_block_in_between_makes_the_runs_worthless(defined, monkeypatch):
-    monkeypatch.setattr(determinism, "PAUSE_S", 0.1)
+    monkeypatch.setattr(calls, "PAUSE_S", 0.1)
     call = asyncio.ensure_future(runs(defined, b"get", b"k"))
     await defined.caller.invoke("basic", [b"put", b"k", b"v"], signer=defined.user)
     with pytest.raises(TransactionInvalid, match="a block was committed"):

@@ -13,7 +13,7 @@ from fabric_protos.peer.lifecycle.lifecycle_pb2 import (
     ApproveChaincodeDefinitionForMyOrgArgs,
 )
 
-from chaindock.endorser.determinism import compare
+from chaindock.endorser.caller import compare
 from chaindock.errors import EndorsersMissing, ExecuteFailed, LaunchFailed, NotEndorsed
 from chaindock.ids import Ccid
 from chaindock.lifecycle.terms import parse_collections

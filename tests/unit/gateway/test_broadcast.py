@@ -9,7 +9,7 @@ import pytest
 from fabric_protos.common import common_pb2
 from fabric_protos.orderer import ab_pb2
 
-from chaindock.endorser.caller import new_header
+from chaindock.endorser.checks import new_header
 from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.cutting import MANUAL, OrdererOptions
 from chaindock.endorser.orderer import Orderer

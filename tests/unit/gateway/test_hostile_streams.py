@@ -9,7 +9,7 @@ from fabric_protos.common import common_pb2
 from fabric_protos.orderer import ab_pb2
 from google.protobuf.message import DecodeError
 
-from chaindock.endorser.caller import new_header
+from chaindock.endorser.checks import new_header
 from support.gateways.delivering import CHANNEL, Stream, seek, told
 from support.ledgers.envelopes import wrap
 

@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from chaindock.durable import write_file
 from chaindock.errors import ConfigInvalid
 from chaindock.identity import ca as authorities
-from chaindock.identity import tls as module
+from chaindock.identity import files as module
 from chaindock.identity.files import read_key
 from chaindock.identity.msp import Msp
 from chaindock.identity.organization import Organization, Organizations
