@@ -43,7 +43,7 @@ _CONFLICTS: Final = {codes.MVCC_READ_CONFLICT, codes.PHANTOM_READ_CONFLICT}
 def reasons(
     view: View, envelope: bytes, place: TxLocation, members: Members
 ) -> dict[str, Any]:
-    """Return {"conflict", "unmet"}: `explain` and `endorser.unmet`; None = not so.
+    """Return {"conflict", "unmet"}: `explain` and `unmet`; None = not so.
 
     In `unmet`, `key` is text; None = there is none, or only its `key_hash`, in hex, is known.
     """

@@ -24,7 +24,6 @@ from chaindock.container.attempt import Event, Watch
 from chaindock.container.contracts import NodeLabels
 from chaindock.container.output import OutputStore
 from chaindock.endorser.caller import Answer, compare
-from chaindock.endorser.channel import Members
 from chaindock.endorser.determinism import Difference
 from chaindock.errors import InvalidInput, LaunchFailed, Unsupported
 from chaindock.gateway.listener import ClientListener
