@@ -1,7 +1,8 @@
 """Check the stored blocks; make state, history and indexes of a ledger anew from them.
 
-Blocks are checked slice by slice, on the writer thread. A new file is made beside the old one and takes its place at the end, so that a crash
-leaves either. No node may have the ledger open.
+A new file is made beside the old one and takes its place at the end, so that a crash
+leaves either. No node may have the ledger open meanwhile, but it may while blocks are
+checked: slice by slice, on the writer thread.
 Source: docs/tasks/ledger.md
 """
 

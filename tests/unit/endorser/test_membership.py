@@ -20,6 +20,7 @@ from chaindock.lifecycle.definitions import Approval, Definition, set_defaults
 from support.clients.strangers import revocations
 from support.config_updates import change, joins, leaves, timeout
 from support.eventually import eventually
+from support.ledgers.ledger import committed_definition
 
 CCID = Ccid("basic_1.0:" + "a" * 64)
 
@@ -146,7 +147,7 @@ async def test_a_definition_is_committed_while_members_change(
     definition = Definition(name="basic", sequence=2, version="2.0")
     set_defaults(definition)
     await two.writer.commit(definition, CCID)
-    assert two.writer.definition("basic").version == "2.0"
+    assert committed_definition(two.ledger, "basic").version == "2.0"
 
 
 async def test_what_is_checked_while_an_organisation_leaves_is_checked_again(
