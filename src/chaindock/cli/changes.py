@@ -199,7 +199,7 @@ def state_import(session: Session, name: str, source: str, **into: Any) -> None:
     of up to 1000 keys; what one wrote stays when a later one fails.
     """
     writes = [
-        _read_line(number, line)
+        _read_line(f"{source!r}, line {number}", line)
         for number, line in enumerate(_read(source).split(b"\n"), 1)
         if line.strip()
     ]
@@ -219,15 +219,15 @@ def state_import(session: Session, name: str, source: str, **into: Any) -> None:
         click.echo(f"{show.count(done, 'key')} written in {times}", err=True)
 
 
-def _read_line(number: int, line: bytes) -> tuple[str, bytes]:
+def _read_line(where: str, line: bytes) -> tuple[str, bytes]:
     expected = 'expected {"key": KEY or "composite": [TYPE, ATTR…], "text": VALUE}'
     expected = f"{expected}; nothing was written"
     try:
         data = json.loads(line)
     except ValueError as error:
-        raise InvalidInput(f"line {number} is not JSON: {error}; {expected}") from error
+        raise InvalidInput(f"{where}, is not JSON: {error}; {expected}") from error
     if wrong := _wrong_members(data):
-        raise InvalidInput(f"line {number}: {wrong}; {expected}")
+        raise InvalidInput(f"{where}: {wrong}; {expected}")
     try:
         key = (
             data["key"]
@@ -244,7 +244,7 @@ def _read_line(number: int, line: bytes) -> tuple[str, bytes]:
             value = data["text"].encode()
         key.encode()
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise InvalidInput(f"line {number}: {expected}") from error
+        raise InvalidInput(f"{where}: {expected}") from error
     return key, value
 
 

@@ -25,6 +25,7 @@ _org_option = click.option(
 def _user_option(user: str) -> Callable[..., Any]:
     return click.option(
         "--user",
+        "--as",
         default=user,
         show_default=True,
         metavar="USER",

@@ -17,7 +17,7 @@ import click
 from chaindock.cli import show
 from chaindock.cli.progress import watch_attempt
 from chaindock.cli.session import Session, command, name_argument
-from chaindock.errors import InvalidInput, NotFound
+from chaindock.errors import InvalidInput, NotFound, PackageInvalid
 from chaindock.ids import CHANNEL_ENDORSEMENT
 
 if TYPE_CHECKING:
@@ -92,7 +92,10 @@ def deploy(
     name that exists replaces the version that runs; the state on the ledger stays.
     """
     if (source is None) == (dev is None):
-        raise click.UsageError("expected a directory, a package file, or --dev NAME")
+        what = "a directory or a package file, or --dev NAME"
+        raise click.UsageError(
+            f"expected {what}; found {'none' if dev is None else 'both'}"
+        )
     if signature_policy and channel_config_policy:
         raise click.UsageError(
             "--signature-policy cannot be used with --channel-config-policy"
@@ -221,7 +224,14 @@ def _package_file(
     ours = {field.name for field in dataclasses.fields(Limits)}
     limits = Limits(**{name: known[name] for name in known if name in ours})
     if source.is_file():
-        read_package(source, limits)
+        try:
+            read_package(source, limits)
+        except PackageInvalid as error:
+            raise PackageInvalid(
+                f"{str(source)!r} is no package: {error.message}",
+                hint=error.hint or "make one of a directory: chaindock package DIR",
+                **error.facts,
+            ) from error
         with source.open("rb") as file:
             yield file
         return

@@ -155,7 +155,9 @@ class Channels(Mapping[str, NodeChannel]):
     async def _create(self, name: ChannelId, *founding: Any) -> NodeChannel:
         async with self._changing:
             if name in self._open:
-                raise AlreadyExists(f"channel {name!r} exists already", channel=name)
+                hint = "see them: chaindock channel ls"
+                text = f"channel {name!r} exists already"
+                raise AlreadyExists(text, hint=hint, channel=name)
             await asyncio.to_thread(self._home.require_no_ledger, name)
             await asyncio.to_thread(self._fleet.targets.forget, name)
             try:

@@ -125,8 +125,9 @@ class Controls:
         ledger = self.caller.endorser.ledger
         known = {mark.name: mark for mark in await ledger.snapshots()}
         if name not in known and (name or not known):
+            asked, others = f" {name!r}" if name else "", ", ".join(known) or "none"
             raise NotFound(
-                f"there is no snapshot {name!r}; known: {', '.join(known) or 'none'}",
+                f"there is no snapshot{asked}; known: {others}",
                 hint="take one: chaindock snapshot NAME",
             )
         height = ledger.height

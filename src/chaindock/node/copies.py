@@ -296,8 +296,9 @@ def rebuild(home: Home, warn: Callable[[str], None]) -> dict[str, int]:
 
     Raises: NodeAlreadyRunning. NotFound, LedgerCorrupt, LedgerError: as `rebuild_file`.
     """
+    files = _require_ledgers(home)
     with home.locked():
         return {
             file.stem: rebuild_file(file, require_channel(file.stem), warn)
-            for file in _require_ledgers(home)
+            for file in files
         }

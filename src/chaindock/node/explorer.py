@@ -388,6 +388,7 @@ def require_space(view: View, name: str, collection: str = "") -> None:
         told = ", ".join(dict.fromkeys([*collections, *(one for _, one in written)]))
         raise NotFound(
             f"{name!r} has no collection {collection!r}; it has {told or 'none'}",
+            hint=f"define it: chaindock deploy DIR --name {name} --collections-config FILE",
             chaincode=name,
             collection=collection,
         )

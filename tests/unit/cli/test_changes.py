@@ -181,8 +181,8 @@ def test_wrong_times_are_usage_errors(run, ledger, words):
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ('{"key": "k",', "line 1 is not JSON: "),
-        ("5", "line 1: it is no object; expected {"),
+        ('{"key": "k",', "'-', line 1, is not JSON: "),
+        ("5", "'-', line 1: it is no object; expected {"),
         ('{"key": "k"}', "line 1: the value is missing; expected {"),
         ('{"text": "v"}', "line 1: the key is missing; expected {"),
         ('{"key": "k", "value": "v"}', "line 1: unknown member 'value'; expected {"),

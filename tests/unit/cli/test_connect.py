@@ -90,7 +90,9 @@ def test_every_shell_reads_every_path(basic, home, shell):
 
 
 def test_an_application_finds_what_fabrics_samples_read(run, basic, home):
-    found = read_by("sh", run("env", "app", "basic", "--user", "clerk").stdout)
+    lines = run("env", "app", "basic", "--user", "clerk").stdout
+    assert run("env", "app", "basic", "--as", "clerk").stdout == lines
+    found = read_by("sh", lines)
     assert found["PEER_ENDPOINT"] == "127.0.0.1:7051"
     assert found["PEER_HOST_ALIAS"] == "peer0.org1.example.com"
     assert found["KEY_DIRECTORY_PATH"] == str(home / "clerk" / "msp" / "keystore")

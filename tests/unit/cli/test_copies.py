@@ -40,6 +40,13 @@ def test_a_home_that_is_not_there_has_nothing_to_lose(run, home):
     assert not home.exists()
 
 
+def test_without_a_ledger_there_is_nothing_to_rebuild(run, home):
+    result = run("ledger", "rebuild")
+    assert result.exit_code == 5
+    assert f"home '{home}' has no ledger" in result.stderr
+    assert "up -d" in result.stderr
+
+
 def test_reset_says_what_it_removed(run, home):
     assert "no ledger was there" in run("reset", "--yes").stderr
     assert json.loads(run("reset", "--yes", "--json").stdout) == {"removed": []}

@@ -118,6 +118,15 @@ def test_path_that_is_not_there_ends_with_5(run, node, tmp_path):
     assert "expected a source directory or a package file" in result.stderr
 
 
+def test_file_that_is_no_package_is_named_with_the_next_step(run, node, tmp_path):
+    file = tmp_path / "notes.txt"
+    file.write_text("no package")
+    result = run("deploy", str(file))
+    assert result.exit_code == 5
+    assert f"'{file}' is no package: " in result.stderr
+    assert "chaindock package DIR" in result.stderr
+
+
 def test_directory_without_chaincode_ends_with_5(run, node, tmp_path):
     (tmp_path / "empty").mkdir()
     assert run("deploy", str(tmp_path / "empty")).exit_code == 5

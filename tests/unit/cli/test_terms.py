@@ -34,6 +34,13 @@ def test_the_channels_own_policy_is_not_told(run, node, source):
     assert "policy: /Channel/Application/Admins\n" in result.stderr
 
 
+def test_directory_and_program_exclude_each_other(run, node, source):
+    result = run("deploy", str(source), "--dev", "mine")
+    assert result.exit_code == 2
+    assert "or --dev NAME; found both" in result.stderr
+    assert "or --dev NAME; found none" in run("deploy").stderr
+
+
 def test_dev_mode_takes_policy_and_collections_too(run, node, tmp_path):
     file = tmp_path / "c.json"
     file.write_text(COLLECTIONS)

@@ -63,6 +63,11 @@ async def test_the_admin_of_the_named_organisation_signs(two, members, collectio
         await controls.write("basic", [("a", b"1")], collection, "Org9")
 
 
+async def test_a_revert_without_any_snapshot_says_so(controls):
+    with pytest.raises(NotFound, match=r"^there is no snapshot; known: none$"):
+        await controls.revert("")
+
+
 @pytest.mark.parametrize("writes", [[], [("", b"v")], [("\ud800", b"v")]])
 async def test_wrong_keys_are_refused(controls, writes):
     with pytest.raises(InvalidInput):
