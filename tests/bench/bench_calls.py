@@ -198,7 +198,7 @@ async def compare(
     async def execute() -> None:
         tx_id: Any = f"{next(numbers):064x}"
         simulator = side.ledger.new_simulator(tx_id)
-        about = proposal.input, signed, simulator, "V2_5"
+        about = proposal.input, signed, proposal.nbytes, simulator, "V2_5"
         call = Invocation(CHANNEL, tx_id, NAME, *about)
         outcome = outcome_of(await side.support.execute(CCID, call), call)
         simulator.done()

@@ -64,8 +64,8 @@ class Answers:
     async def parse(self, raw: Buffer) -> tuple[ChaincodeMessage, Any]:
         """Parse a large message, off the loop if it takes long.
 
-        Returns: the message; of a request without its payload, but with what that holds,
-            or with the error that answers the request. Of a message that nobody waits for
+        Returns: the message; of a request without its payload, but with what that holds
+            and its bytes, or with the error that answers the request. Of a message that nobody waits for
             only the head, because a chaincode may repeat it without end.
         Raises: InvalidInput: it is no message.
         """
@@ -91,7 +91,7 @@ class Answers:
                 message.type, message.payload = Kind.ERROR, str(error).encode()
             return message, error.with_traceback(None)  # which would keep `raw`
         if request is not None:
-            return message, found
+            return message, (found, len(payload))
         call.invocation.answer_held = held
         return found, None
 
@@ -194,12 +194,10 @@ class Answers:
                 call.worker = None
                 serving.close()
 
-    async def _nested(
-        self, call: Call, pending: Nested
-    ) -> ChaincodeMessage | Exception | None:
+    async def _nested(self, call: Call, pending: Nested) -> bytes | Exception | None:
         """Return the outcome of a call of another chaincode; None if `call` is over."""
 
-        async def outcome() -> ChaincodeMessage | Exception:
+        async def outcome() -> bytes | Exception:
             try:
                 return await pending()
             except Exception as error:  # noqa: BLE001  # is raised in the request

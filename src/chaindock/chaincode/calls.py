@@ -174,9 +174,7 @@ class Calls:
         return sent if len(sent) >= self.limiter.running else None
 
     def _start(self, call: Call) -> None:
-        invocation = call.invocation
-        message = invocation.message()
-        size = len(message.payload) + len(invocation.signed_proposal.proposal_bytes)
+        invocation, size = call.invocation, call.invocation.nbytes
         limit = self._options.max_message_bytes - _MESSAGE_ROOM
         call.sent = True
         if size > limit:
@@ -186,7 +184,7 @@ class Calls:
             return
         self._set_timer(call, call.timeout_s, self._expire, call)
         self.correlator.began(invocation.tx_id)
-        self._outbox.put(message, size)
+        self._outbox.put(invocation.message(), size)
 
     @staticmethod
     def _set_timer(

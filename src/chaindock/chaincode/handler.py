@@ -184,10 +184,12 @@ class Handler:
             text = str(error) or type(error).__name__
             what = "receive from chaincode support stream failed"
             if name == "send":
-                message = self._outbox.writing or shim.ChaincodeMessage()
+                kind, txid = Kind.UNDEFINED, ""
+                if (message := self._outbox.writing) is not None:
+                    kind, txid = message.type, message.txid[:8]
                 what = (
                     "received error while sending message, ending chaincode support "
-                    f"stream: [{message.txid[:8]}] error sending {kind_of(message)}"
+                    f"stream: [{txid}] error sending {kind_of(kind)}"
                 )
             self.end(Status.UNKNOWN, f"{what}: {text}")
 
@@ -220,7 +222,7 @@ class Handler:
         self.end(
             Status.UNKNOWN,
             f"error handling message, ending stream: [{message.txid[:64]}] Fabric side "
-            f"handler cannot handle message ({kind_of(message)}) while in {self.state} "
+            f"handler cannot handle message ({kind_of(message.type)}) while in {self.state} "
             "state",
         )
 

@@ -23,7 +23,7 @@ from fabric_protos.peer import (
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf.message import DecodeError
 
-from chaindock.chaincode.wire import why_unreadable
+from chaindock.chaincode.wire import LARGE, LargeMessage, Message, why_unreadable
 from chaindock.errors import (
     ChaincodeError,
     ChaindockError,
@@ -36,11 +36,12 @@ from chaindock.ledger.budget import Budget, Held
 from chaindock.ledger.queries import Results
 from chaindock.ledger.simulator import Simulator
 
-Nested = Callable[[], Awaitable[shim.ChaincodeMessage]]
+Nested = Callable[[], Awaitable[bytes]]
 """Makes a call of another chaincode, and returns the message that answers it."""
-Steps = Generator[Nested | None, Any, bytes]
-"""Work that yields between two steps, and returns the payload of the reply; it gets the
-outcome of each call that it yields."""
+Payload = bytes | Sequence[bytes]
+"""Of a reply, as a whole or in pieces: so nothing large is copied on the event loop."""
+Steps = Generator[Nested | None, Any, Payload]
+"""Work that yields between two steps; it gets the outcome of each call that it yields."""
 
 Kind: Final = shim.ChaincodeMessage
 _FUNCTION_MAX: Final = 100
@@ -89,6 +90,7 @@ class Invocation:
         namespace: name of the chaincode (not its ccid).
         input: arguments, decorations, is_init; sent as it is.
         signed_proposal: the client's; the chaincode gets exactly these bytes.
+        nbytes: about the bytes of input and signed_proposal, never fewer.
         simulator: takes the reads and writes; its owner calls `done`.
         capability: the application capability of the channel, e.g. V2_5.
         is_init: send INIT instead of TRANSACTION.
@@ -98,8 +100,8 @@ class Invocation:
         spent: kind of request → [how many were answered, seconds in the node].
         caller: the call that waits for this one; None = a client's.
         invoke: calls the chaincode of this name on this channel ("" = that of the
-            caller), for the given call; returns the message that answers. Raises what
-            the ERROR reply is to say.
+            caller), for the given call; returns the message that answers, serialised.
+            Raises what the ERROR reply is to say.
         collections: finds the collections of the chaincode, and records that.
         answer_held: what a large answer takes of the budget of the contract, until its
             caller is done with it.
@@ -110,6 +112,7 @@ class Invocation:
     namespace: str
     input: chaincode_pb2.ChaincodeInput
     signed_proposal: proposal_pb2.SignedProposal
+    nbytes: int
     simulator: Simulator
     capability: str
     is_init: bool = False
@@ -118,10 +121,7 @@ class Invocation:
     spent: dict[str, list[float]] = field(default_factory=dict)
     caller: Call | None = None
     invoke: (
-        Callable[
-            [Call, str, str, chaincode_pb2.ChaincodeInput],
-            Awaitable[shim.ChaincodeMessage],
-        ]
+        Callable[[Call, str, str, chaincode_pb2.ChaincodeInput], Awaitable[bytes]]
         | None
     ) = None
     collections: Callable[[], CollectionRules] | None = None
@@ -163,15 +163,22 @@ class Invocation:
         name: bytes = self.input.args[0] if self.input.args else b""
         return name[:_FUNCTION_MAX].decode(errors="replace")
 
-    def message(self) -> shim.ChaincodeMessage:
+    def message(self) -> Message:
         """Return the message that starts it."""
-        return shim.ChaincodeMessage(
-            type=Kind.INIT if self.is_init else Kind.TRANSACTION,
+        kind = Kind.INIT if self.is_init else Kind.TRANSACTION
+        if self.nbytes > LARGE:
+            return LargeMessage(kind, self.tx_id, self.channel_id, self._content)
+        return Kind(
+            type=kind,
             payload=self.input.SerializeToString(),
             txid=self.tx_id,
             channel_id=self.channel_id,
             proposal=self.signed_proposal,
         )
+
+    def _content(self) -> tuple[Sequence[bytes], bytes]:
+        given = self.input.SerializeToString()
+        return (given,), self.signed_proposal.SerializeToString()
 
     def lost_stream(self, reason: str, *, sent: bool = True) -> StreamTerminated:
         """Return the error: the stream ended; not `sent` = before the call was sent."""
@@ -200,6 +207,13 @@ class Outcome:
     for a status of 400 and more."""
     held: Held | None = None
     """As `Invocation.answer_held`, kept as long as the answer is."""
+    own_bytes: int = 0
+    """Of the response, if it is of a system chaincode."""
+
+    @property
+    def nbytes(self) -> int:
+        """About the bytes of response and event; 0 if they are few."""
+        return self.held.nbytes if self.held else self.own_bytes
 
 
 def outcome_of(final: shim.ChaincodeMessage, invocation: Invocation) -> Outcome:
@@ -319,6 +333,7 @@ class Call:
         sent: the chaincode has got it; else it waits until others are answered.
         over: the outcome was told, or the caller has left.
         worker: carries out a request that takes more than one step.
+        asked_bytes: of the payload of the request that is carried out.
         backlog: requests that came meanwhile.
         callee_awaited: the request waits for another chaincode.
         callee: the call that it has made, once that is on a stream.
@@ -338,6 +353,7 @@ class Call:
     sent: bool = False
     over: bool = False
     worker: asyncio.Task[None] | None = None
+    asked_bytes: int = 0
     backlog: deque[tuple[shim.ChaincodeMessage, Any]] = field(default_factory=deque)
     callee_awaited: bool = False
     callee: Call | None = None

@@ -11,10 +11,9 @@ import contextlib
 from collections import deque
 from collections.abc import Callable
 
-from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
-
 from chaindock.aio import LARGE_BYTES, off_loop
 from chaindock.chaincode.invocation import Call
+from chaindock.chaincode.wire import Message
 from chaindock.ledger.budget import Budget
 from chaindock.rpc.status import CallEnded
 from chaindock.rpc.stream import Stream
@@ -38,12 +37,12 @@ class Outbox:
 
     def __init__(self, stream: Stream, budget: Budget) -> None:
         self._stream, self._budget = stream, budget
-        self._queue: deque[tuple[ChaincodeMessage, int, int]] = deque()
+        self._queue: deque[tuple[Message, int, int]] = deque()
         self._bytes = 0
         self._filled, self._emptied = asyncio.Event(), asyncio.Event()
-        self.writing: ChaincodeMessage | None = None
+        self.writing: Message | None = None
 
-    def put(self, message: ChaincodeMessage, size: int, taken: int = 0) -> None:
+    def put(self, message: Message, size: int, taken: int = 0) -> None:
         """Send `message`, of about `size` bytes, after those that wait.
 
         The budget gets `taken` bytes back afterwards.

@@ -11,18 +11,26 @@ from collections.abc import Iterable
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf.message import DecodeError
 
-from chaindock.chaincode.invocation import SLICE, STEP_BYTES, Call, Query, Steps
+from chaindock.chaincode.invocation import (
+    SLICE,
+    STEP_BYTES,
+    Call,
+    Payload,
+    Query,
+    Steps,
+)
 from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.wire import why_unreadable
 from chaindock.errors import InvalidInput, NotFound, Unsupported
 from chaindock.ledger.budget import Budget
+from chaindock.ledger.encoding import LEAD, SHORT, lead
 from chaindock.ledger.mango.results import QueryResults
 from chaindock.ledger.queries import RangeResults
 
 
 def open_range(
     call: Call, request: shim.GetStateByRange, options: StreamOptions
-) -> bytes | Steps:
+) -> Payload | Steps:
     """Open a query of keys; of a collection, no page but a bound of the results."""
     paging = _paging_of(request.metadata)
     invocation, collection = call.invocation, request.collection
@@ -53,7 +61,7 @@ def _paging_of(metadata: bytes) -> shim.QueryMetadata:
 
 def _page(rows: RangeResults | QueryResults, size: int, budget: Budget) -> Steps:
     """Return the one answer with all rows of a page."""
-    page: list[bytes] = []  # encoded in steps: parts of a message make the message
+    page: list[bytes] = []
     count = 0
     try:
         while True:
@@ -62,7 +70,7 @@ def _page(rows: RangeResults | QueryResults, size: int, budget: Budget) -> Steps
             found = rows.take(min(SLICE, size - count), STEP_BYTES)
             budget.take(sum(map(len, found)))
             count += len(found)
-            page.append(_rows(found, "", more=False))
+            page.append(b"".join(_rows(found, "", more=False)))
             if not found or rows.exhausted or count >= size:
                 break
             yield None
@@ -76,12 +84,12 @@ def _page(rows: RangeResults | QueryResults, size: int, budget: Budget) -> Steps
         fetched_records_count=count, bookmark=bookmark
     )
     last = {"more": False, "metadata": metadata.SerializeToString()}
-    return b"".join((*page, _rows((), str(uuid.uuid4()), **last)))
+    return page + _rows((), str(uuid.uuid4()), **last)
 
 
 def open_history(
     call: Call, request: shim.GetHistoryForKey, options: StreamOptions
-) -> bytes | Steps:
+) -> Payload | Steps:
     """Open the history of a key, newest first."""
     if not options.history_database:
         raise Unsupported("history database is not enabled")
@@ -92,7 +100,7 @@ def open_history(
 
 def next_batch(
     call: Call, request: shim.QueryStateNext, _options: StreamOptions
-) -> bytes | Steps:
+) -> Payload | Steps:
     """Return the next results of an open query."""
     query = call.queries.get(request.id)
     if query is None:
@@ -102,13 +110,13 @@ def next_batch(
 
 def close_query(
     call: Call, request: shim.QueryStateClose, _options: StreamOptions
-) -> bytes:
+) -> Payload:
     """Release a query; one that is not open is no error."""
     call.drop_query(request.id)
     return _rows((), request.id, more=False)
 
 
-def _batch(call: Call, query: Query) -> bytes | Steps:
+def _batch(call: Call, query: Query) -> list[bytes] | Steps:
     try:
         if not query.advance():
             return _later(call, query)
@@ -126,25 +134,30 @@ def _later(call: Call, query: Query) -> Steps:
     while True:
         yield None
         answer = _batch(call, query)
-        if isinstance(answer, bytes):
+        if isinstance(answer, list):
             return answer
 
 
 def _rows(
     rows: Iterable[bytes], name: str, *, more: bool, metadata: bytes = b""
-) -> bytes:
-    response: bytes = shim.QueryResponse(
-        results=[shim.QueryResultBytes(resultBytes=row) for row in rows],
-        has_more=more,
-        id=name,
-        metadata=metadata,
-    ).SerializeToString()
-    return response
+) -> list[bytes]:
+    """Return a QueryResponse in pieces; those of several make one message."""
+    parts: list[bytes] = []
+    for row in rows:  # each a QueryResultBytes
+        size = len(row)
+        if size < SHORT - 2:
+            parts.append(LEAD[1][size + 2] + LEAD[1][size] + row)
+        else:
+            inner = lead(1, size)
+            parts += lead(1, len(inner) + size), inner, row
+    rest = shim.QueryResponse(has_more=more, id=name, metadata=metadata)
+    parts.append(rest.SerializeToString())
+    return parts
 
 
 def open_query(
     call: Call, request: shim.GetQueryResult, options: StreamOptions
-) -> bytes | Steps:
+) -> Payload | Steps:
     """Open a rich query; of a collection, no page but a bound of the results."""
     paging = _paging_of(request.metadata)
     invocation, collection = call.invocation, request.collection

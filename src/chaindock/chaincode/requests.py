@@ -9,8 +9,9 @@ Source: docs/fabric/shim-protocol.md#requests, docs/fabric/shim-protocol.md#quer
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
+from types import GeneratorType
 from typing import Any, Final
 
 from fabric_protos.peer import chaincode_pb2
@@ -18,9 +19,24 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf.message import DecodeError
 
 from chaindock.chaincode import queries
-from chaindock.chaincode.invocation import PANIC, SLICE, STEP_BYTES, Call, Nested, Steps
+from chaindock.chaincode.invocation import (
+    PANIC,
+    SLICE,
+    STEP_BYTES,
+    Call,
+    Nested,
+    Payload,
+    Steps,
+)
 from chaindock.chaincode.options import StreamOptions
-from chaindock.chaincode.wire import MOST_ID, MOST_ITEMS, why_unreadable
+from chaindock.chaincode.wire import (
+    LARGE,
+    MOST_ID,
+    MOST_ITEMS,
+    LargeMessage,
+    Message,
+    why_unreadable,
+)
 from chaindock.errors import (
     BudgetExceeded,
     ChaindockError,
@@ -29,14 +45,15 @@ from chaindock.errors import (
     Unsupported,
 )
 from chaindock.ledger.budget import Budget
+from chaindock.ledger.encoding import lead, part
 from chaindock.telemetry import get_logger, metrics
 
 _ONLY_PRIVATE: Final = "only applicable for private data"
 _PURGE: Final = "purge private data", "V2_5"
 METADATA: Final = "key level endorsement", "V1_3"
 """What metadata are for, and the capability of the channel that they need."""
-Request = Callable[[Call, Any, StreamOptions], bytes | Steps]
-Serving = Generator[Nested | None, Any, tuple[shim.ChaincodeMessage, int, int]]
+Request = Callable[[Call, Any, StreamOptions], Payload | Steps]
+Serving = Generator[Nested | None, Any, tuple[Message, int, int]]
 Kind: Final = shim.ChaincodeMessage
 _KINDS: Final = {number: name for name, number in Kind.Type.items()}
 NO_CONTEXT: Final = "no ledger context"
@@ -165,7 +182,7 @@ def get_state_multiple(
     stored = bool(collection) and invocation.require(collection)
     _require_few(len(request.keys), options.max_size_get_multiple_keys, "keys")
     ns, simulator = invocation.namespace, invocation.simulator
-    values: list[bytes] = []
+    parts: list[bytes] = []
     name = f"the answer (ask for fewer than {len(request.keys)} keys)"
     answer, step_began = Budget(options.max_message_bytes, name, call.budget), 0
     try:
@@ -177,14 +194,15 @@ def get_state_multiple(
                 )
             else:
                 value = simulator.get_state(ns, key)
-            values.append(value or b"")
-            answer.take(len(values[-1]))
+            value = value or b""
+            answer.take(len(value))
+            parts += (lead(1, len(value)), value) if value else (part(1, b""),)
             if number % SLICE == 0 or answer.held - step_began > STEP_BYTES:
                 step_began = answer.held
                 yield None
     finally:
         answer.give_back()
-    return bytes(shim.GetStateMultipleResult(values=values).SerializeToString())
+    return parts  # of a GetStateMultipleResult
 
 
 def write_batch(
@@ -228,57 +246,68 @@ def serve(
     """Carry out a request of `call` in steps; None = of no running call.
 
     Raises nothing; an error that is thrown in is the cause of an ERROR reply. `request`:
-    what the payload holds, or why it was not parsed; None = it is in the message.
+    what the payload holds and its bytes, or why it was not parsed; None = it is in the
+    message.
 
     Returns: the reply, its bytes, and how many the caller owes `budget` once it is sent.
     """
     began = time.perf_counter()
-    kind = kind_of(message)
+    kind = kind_of(message.type)
     # The channel in the message itself may be anything.
     channel = "" if call is None else call.invocation.channel_id
     metrics.requests(kind, channel, ccid).inc()
-    result: bytes | ChaindockError
-    taken = 0
+    parts: Sequence[bytes] = ()
+    failed: ChaindockError | None = None
+    size = taken = 0
     if call is None or call.over:
         calling = message.type == Kind.INVOKE_CHAINCODE
-        result = NotFound(_NO_TRANSACTION if calling else NO_CONTEXT)
+        failed = NotFound(_NO_TRANSACTION if calling else NO_CONTEXT)
     elif isinstance(request, Exception):
-        result = _cause_of(request, message, call)
+        failed = _cause_of(request, message, call)
     else:
         try:
             form, act = REQUESTS[message.type]
             if request is None:
-                request = form.FromString(message.payload)
-            work = act(call, request, options)
-            result = work if isinstance(work, bytes) else (yield from work)
-            if len(result) > STEP_BYTES:
-                yield None  # to read it took some ms, and so does the reply
-            if len(result) > options.max_message_bytes - _FRAME_BYTES:
-                result = InvalidInput(
-                    f"result of {len(result)} bytes is too large to be sent"
-                )
-            else:
-                taken = len(result) + 2 * MOST_ID
-                budget.take(taken)
+                request = form.FromString(message.payload), len(message.payload)
+            request, call.asked_bytes = request
+            work: Any = act(call, request, options)
+            found = (yield from work) if isinstance(work, GeneratorType) else work
+            parts = (found,) if isinstance(found, bytes) else found
+            if (size := _size_of(parts, options)) > STEP_BYTES:
+                yield None  # to read it took some ms
+            budget.take(size)
+            taken = size
         except Exception as error:  # noqa: BLE001  # no request may end the stream
-            result, taken = _cause_of(error, message, call), 0
-    if call is not None and isinstance(result, (Unsupported, BudgetExceeded)):
-        call.invocation.refuse(result.message)
-    ok = isinstance(result, bytes)
-    if isinstance(result, ChaindockError):
-        tx_id = message.txid[:MOST_ID]
-        result = f"{kind} failed: transaction ID: {tx_id}: {result.message}".encode()
-    reply = shim.ChaincodeMessage(
-        type=Kind.RESPONSE if ok else Kind.ERROR,
-        payload=result,
-        txid=message.txid[:MOST_ID],
-        channel_id=message.channel_id[:MOST_ID],
-    )
+            failed = _cause_of(error, message, call)
+    if failed is not None:
+        if call is not None and isinstance(failed, (Unsupported, BudgetExceeded)):
+            call.invocation.refuse(failed.message)
+        cause = f"transaction ID: {message.txid[:MOST_ID]}: {failed.message}"
+        parts = (f"{kind} failed: {cause}".encode(),)
+        size = len(parts[0]) + 2 * MOST_ID
     spent_s = time.perf_counter() - began
-    metrics.request_answered(kind, channel, ccid, spent_s, ok=ok)
+    metrics.request_answered(kind, channel, ccid, spent_s, ok=failed is None)
     if call is not None and message.type in REQUESTS:
         call.invocation.count(kind, spent_s)
-    return reply, len(result) + 2 * MOST_ID, taken
+    answer = Kind.RESPONSE if failed is None else Kind.ERROR
+    return _reply(message, answer, parts, size), size, taken
+
+
+def _reply(
+    message: shim.ChaincodeMessage, kind: int, payload: Sequence[bytes], size: int
+) -> Message:
+    txid, channel = message.txid[:MOST_ID], message.channel_id[:MOST_ID]
+    if size > LARGE:
+        return LargeMessage(kind, txid, channel, lambda: (payload, b""))
+    return Kind(type=kind, payload=b"".join(payload), txid=txid, channel_id=channel)
+
+
+def _size_of(payload: Sequence[bytes], options: StreamOptions) -> int:
+    """Return the bytes of a reply. Raises: InvalidInput: too many."""
+    size = sum(map(len, payload))
+    if size > options.max_message_bytes - _FRAME_BYTES:
+        raise InvalidInput(f"result of {size} bytes is too large to be sent")
+    return size + 2 * MOST_ID
 
 
 def _cause_of(
@@ -294,14 +323,14 @@ def _cause_of(
         return error
     if isinstance(error, DecodeError):
         return InvalidInput(f"unmarshal failed: {why_unreadable(message.payload)}")
-    tx_id, kind = message.txid[:64], kind_of(message)
+    tx_id, kind = message.txid[:64], kind_of(message.type)
     _log.error("request failed unexpectedly", tx=tx_id, kind=kind, exc_info=error)
     return ChaindockError(PANIC)
 
 
-def kind_of(message: shim.ChaincodeMessage) -> str:
-    """Return the name of its type; the number as text if it has none."""
-    return _KINDS.get(message.type) or str(message.type)
+def kind_of(kind: int) -> str:
+    """Return the name of a type of messages; the number as text if it has none."""
+    return _KINDS.get(kind) or str(kind)
 
 
 def _invoke_chaincode(
@@ -315,13 +344,13 @@ def _invoke_chaincode(
     name, channel = target_of(request.chaincode_id.name)
     given = request.input
     given.ClearField("decorations")  # only the peer sets them, for clients' calls
-    size = given.ByteSize()
+    size = call.asked_bytes
     call.budget.take(size)
     try:
-        message = yield partial(invoke, call, name, channel, given)
+        answer: bytes = yield partial(invoke, call, name, channel, given)
     finally:
         call.budget.give_back(size)
-    return bytes(message.SerializeToString())
+    return answer
 
 
 def target_of(text: str) -> tuple[str, str]:

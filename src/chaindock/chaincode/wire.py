@@ -1,4 +1,4 @@
-"""Bound what a large message contains before objects are made of it.
+"""Bound what a large message contains before objects are made of it, and make large ones.
 
 A message of some bytes per field can hold millions of fields; a parser takes seconds and
 gigabytes for them. Fields are counted in the encoding itself, up to a limit.
@@ -7,7 +7,8 @@ Source: https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from fabric_protos.peer import chaincode_shim_pb2 as shim
@@ -16,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from chaindock.chaincode.options import StreamOptions
 from chaindock.errors import InvalidInput
+from chaindock.ledger.encoding import field, lead, number_field
 from chaindock.rpc.frames import Buffer
 
 Field = tuple[int, int | memoryview]
@@ -35,7 +37,7 @@ not large may have as many."""
 BROKEN: Final = "proto: cannot parse invalid wire-format data"
 BAD_TEXT: Final = "string field contains invalid UTF-8"
 """Fabric's texts."""
-_TYPE, _PAYLOAD, _TXID, _CHANNEL = 1, 3, 4, 7
+_TYPE, _PAYLOAD, _TXID, _PROPOSAL, _CHANNEL = 1, 3, 4, 5, 7
 _EVENT, _EVENT_PAYLOAD = 6, 4
 _VALUE: Final = 2
 _INPUT, _ARGUMENT = 3, 1
@@ -47,6 +49,36 @@ _MAY_BE_LONG: Final[Mapping[int, Container[int]]] = {
     Kind.COMPLETED: (3,),  # the payload of the response, not its text
 }
 """Fields of a payload that may have more than `MOST_TEXT` bytes."""
+
+
+@dataclass(slots=True)
+class LargeMessage:
+    """A `ChaincodeMessage` that is put together when it is sent.
+
+    `content` returns the pieces of the payload, and the serialised proposal or b"".
+    """
+
+    type: int
+    txid: str
+    channel_id: str
+    content: Callable[[], tuple[Sequence[bytes], bytes]]
+
+    def SerializeToString(self) -> bytes:  # noqa: N802  # as of other messages
+        """Return the message, made by hand so that large bytes are copied once."""
+        payload, proposal = self.content()
+        parts = (
+            number_field(self.type),
+            lead(_PAYLOAD, sum(map(len, payload))),
+            *payload,
+            field(_TXID, self.txid.encode()),
+            lead(_PROPOSAL, len(proposal)),
+            proposal,
+            field(_CHANNEL, self.channel_id.encode()),
+        )
+        return b"".join(parts)
+
+
+Message = Kind | LargeMessage
 
 
 def head_of(raw: Buffer) -> tuple[shim.ChaincodeMessage, memoryview]:

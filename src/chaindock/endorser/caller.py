@@ -28,6 +28,7 @@ from chaindock.endorser.determinism import Difference, differences, parts
 from chaindock.endorser.waiting import reverted
 from chaindock.errors import ChaindockError, ExecuteFailed, TransactionInvalid
 from chaindock.ids import ChannelId, TxId
+from chaindock.ledger.budget import Held
 from chaindock.ledger.encoding import field as encoded
 from chaindock.ledger.encoding import part
 from chaindock.ledger.transaction import code_name
@@ -83,7 +84,7 @@ class Answer:
     spent: Mapping[str, Sequence[float]] = field(default_factory=dict)
     conflict: Mapping[str, Any] | None = None
     unmet: Mapping[str, Any] | None = None
-    held: object = None
+    held: Held | None = None
 
     @property
     def code_name(self) -> str | None:
@@ -180,10 +181,11 @@ class Caller:
                 with suppress(ChaindockError, TimeoutError):
                     async with asyncio.timeout(_EXPLAIN_S):
                         reasons = await self.explain(envelope, commit)
+        payload = await off_loop(outcome.nbytes, lambda: response.payload)
         return Answer(
             status=response.status,
             message=response.message,
-            payload=response.payload,
+            payload=payload,
             tx_id=proposal.tx_id,
             block=commit.block if commit else None,
             code=commit.code if commit else None,
@@ -291,6 +293,7 @@ def draw(
         called=name,
         input=given,
         payload=payload,
+        nbytes=signed.ByteSize(),
         transient=bool(transient),
         drawn=True,
     )

@@ -44,6 +44,7 @@ class Proposal:
             hashed and what the transaction carries.
         name: of the chaincode to run.
         called: the same, as the invocation names it.
+        nbytes: of `signed`.
         transient: whether it carries values that the ledger does not get.
         drawn: whether this node has just made and signed it: no transaction has its id.
         refusals: what the node refused to the chaincode while it ran.
@@ -63,6 +64,7 @@ class Proposal:
     called: str
     input: chaincode_pb2.ChaincodeInput
     payload: bytes
+    nbytes: int
     transient: bool = False
     drawn: bool = False
     refusals: list[str] = field(default_factory=list)
@@ -131,6 +133,7 @@ def parse_proposal(
         name=extension.chaincode_id.name,
         called=spec.chaincode_id.name,
         input=spec.input,
+        nbytes=signed.ByteSize(),
         transient=bool(payload.TransientMap),
         drawn=drawn,
         payload=proposal_pb2.ChaincodeProposalPayload(

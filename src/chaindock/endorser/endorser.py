@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from fabric_protos.peer import chaincode_pb2
-    from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
 
     from chaindock.chaincode.invocation import Call
     from chaindock.chaincode.support import ChaincodeSupport
@@ -202,7 +201,7 @@ class Endorser:
         if channel and channel != self.ledger.channel:
             raise NotFound(f"channel '{channel}' not found", channel=channel)
         check = partial(check_proposal, proposal, self.configuration.msps)
-        identity = await off_loop(len(proposal.signed.proposal_bytes), check)
+        identity = await off_loop(proposal.nbytes, check)
         if not channel:
             return identity
         known = not proposal.drawn and self.ledger.find_transaction(proposal.tx_id)
@@ -241,7 +240,7 @@ class Endorser:
         name: str,
         channel: str,
         given: chaincode_pb2.ChaincodeInput,
-    ) -> ChaincodeMessage:
+    ) -> bytes:
         """Call chaincode on another channel; what it reads and writes there is dropped.
 
         Raises: as `Simulation.called`. NotFound: the peer has joined no such channel.

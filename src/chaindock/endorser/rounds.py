@@ -66,7 +66,7 @@ class Simulated:
     async def take(self, largest_bytes: int) -> ProposalResponse:
         """Return the answer. Raises: InvalidInput: too large to be ordered."""
         if self.answer is None:
-            size = self.simulator.held + len(self.outcome.response.payload)
+            size = self.simulator.held + self.outcome.nbytes
             self.answer = await off_loop(size, partial(self._take, largest_bytes))
         return self.answer
 
@@ -141,7 +141,7 @@ class Round:
             if interest is not None:
                 answer.interest.CopyFrom(interest)
             peers = [self._peers[mspid] for mspid in signers]
-            size = len(answer.payload) + len(answer.response.payload)
+            size = first.outcome.nbytes + first.simulator.held
             signed = await off_loop(
                 size, lambda: [endorsed(answer, one) for one in peers]
             )

@@ -37,9 +37,7 @@ from chaindock.lifecycle.collections import Collections
 from chaindock.lifecycle.definitions import Approval, read_definition
 from chaindock.lifecycle.deployments import Deployments
 
-Elsewhere = Callable[
-    ["Simulation", Call, str, str, ChaincodeInput], Awaitable[ChaincodeMessage]
-]
+Elsewhere = Callable[["Simulation", Call, str, str, ChaincodeInput], Awaitable[bytes]]
 
 _INITIALIZED: Final = "\x00\U0010ffffinitialized"
 _LEGACY: Final = "lscc"
@@ -128,10 +126,11 @@ class Simulation:
         proposal = self.proposal
         if proposal.name in self.system:
             answer = await self._execute(proposal.name, proposal.input)
-            return Outcome(answer, None), "syscc"
+            return Outcome(answer, None, own_bytes=len(answer.payload)), "syscc"
         definition = self._definition()
         self._check_init(definition, is_init=proposal.input.is_init)
-        invocation = self._invocation(proposal.name, proposal.input)
+        nbytes = len(proposal.payload)
+        invocation = self._invocation(proposal.name, proposal.input, nbytes)
         invocation.timeout_s = timeout_s
         final = await self.executor.execute(definition.ccid, invocation, self.mspid)
         held = invocation.answer_held
@@ -156,14 +155,16 @@ class Simulation:
         return found
 
     def _invocation(
-        self, name: str, given: ChaincodeInput, caller: Call | None = None
+        self, name: str, given: ChaincodeInput, nbytes: int, caller: Call | None = None
     ) -> Invocation:
+        """Return a call with `given`, of at most `nbytes`."""
         return Invocation(
             channel_id=self.channel,
             tx_id=self.proposal.tx_id,
             namespace=name,
             input=given,
             signed_proposal=self.proposal.signed,
+            nbytes=nbytes + self.proposal.nbytes,
             simulator=self.simulator,
             capability=self.configuration.capability,
             is_init=given.is_init,
@@ -213,7 +214,7 @@ class Simulation:
 
     async def called(
         self, caller: Call, name: str, channel: str, given: ChaincodeInput
-    ) -> ChaincodeMessage:
+    ) -> bytes:
         """Call `name` on a channel, "" = this one, for `caller`, which may be elsewhere.
 
         The creator of the proposal is a writer of its channel since it was admitted.
@@ -233,15 +234,17 @@ class Simulation:
         try:
             definition = self._callee(name)
             self._check_init(definition, is_init=given.is_init)
-            call = partial(self._invocation, name, given, caller)
+            call = self._invocation(name, given, caller.asked_bytes, caller)
             try:
-                return await self.executor.execute(definition.ccid, call(), self.mspid)
+                final = await self.executor.execute(definition.ccid, call, self.mspid)
             except LaunchFailed:
                 # An upgrade may have stopped that version; the new one answers.
                 now = self._callee(name).ccid
                 if now == definition.ccid:
                     raise
-                return await self.executor.execute(now, call(), self.mspid)
+                final = await self.executor.execute(now, call, self.mspid)
+            held = call.answer_held
+            return await off_loop(held.nbytes if held else 0, final.SerializeToString)
         except ChaindockError as error:
             raise ExecuteFailed(
                 f"execute failed: {error.message}", hint=error.hint, **error.facts
@@ -268,10 +271,11 @@ class Simulation:
             self.simulator, given.args, self.identity, self.mspid
         )
 
-    def _answer(self, response: proposal_response_pb2.Response) -> ChaincodeMessage:
-        return ChaincodeMessage(
+    def _answer(self, response: proposal_response_pb2.Response) -> bytes:
+        final: bytes = ChaincodeMessage(
             type=ChaincodeMessage.COMPLETED,
             payload=response.SerializeToString(),
             txid=self.proposal.tx_id,
             channel_id=self.channel,
-        )
+        ).SerializeToString()
+        return final

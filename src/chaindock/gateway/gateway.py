@@ -134,9 +134,7 @@ class Gateway:
             if failed is not None:
                 code, text = failed
                 raise self._failed(_EVALUATED.format(text), code, {mspid: text})
-            size = len(response.payload)
-            answer = pb.EvaluateResponse(result=response)
-            return bytes(await off_loop(size, answer.SerializeToString))
+            return await off_loop(outcome.nbytes, partial(_evaluated, response))
         raise self._failed(f"failed to evaluate transaction{_SEE}", code, said)
 
     def _evaluators(
@@ -316,6 +314,10 @@ def _unplanned(error: EndorsersMissing) -> Refusal:
             "organizations to protect transient data"
         )
     return Refusal(Status.FAILED_PRECONDITION, text)
+
+
+def _evaluated(response: Any) -> bytes:
+    return bytes(pb.EvaluateResponse(result=response).SerializeToString())
 
 
 def _prepared(proposal: Proposal, endorsed: Sequence[Any]) -> bytes:

@@ -69,17 +69,19 @@ class Peer:
         del request
         try:
             read = partial(receive, signed, self._window_s)
-            answer = await self._process(await off_loop(size, read))
+            answer, size = await self._process(await off_loop(size, read))
         except ChaindockError as error:
             raise Refusal(Status.UNKNOWN, error.message) from error
-        size = len(answer.payload) + len(answer.response.payload)
         return await off_loop(size, answer.SerializeToString)
 
-    async def _process(self, proposal: Proposal) -> messages.ProposalResponse:
-        """Return the answer. Raises: ChaindockError: the proposal is refused."""
+    async def _process(
+        self, proposal: Proposal
+    ) -> tuple[messages.ProposalResponse, int]:
+        """Return the answer and its bytes. Raises: ChaindockError: it is refused."""
         try:
             if not proposal.channel:
-                return await self._ask_system(proposal)
+                answer = await self._ask_system(proposal)
+                return answer, len(answer.response.payload)
             channel = self._channels.get(proposal.channel)
             if channel is None:
                 check_expiry(proposal, self._local())
@@ -90,8 +92,11 @@ class Peer:
         except ChaindockError as error:
             if is_refusal(error):
                 raise
-            return failure(proposal, error)
-        return next(iter(answers), messages.ProposalResponse(response=outcome.response))
+            return failure(proposal, error), len(error.message)
+        if answers:
+            return answers[0], outcome.nbytes + len(answers[0].payload)
+        make = partial(messages.ProposalResponse, response=outcome.response)
+        return await off_loop(outcome.nbytes, make), outcome.nbytes
 
     async def _ask_system(self, proposal: Proposal) -> messages.ProposalResponse:
         """Answer a proposal without a channel, which only system chaincodes can."""

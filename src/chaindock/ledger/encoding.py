@@ -41,7 +41,12 @@ def field(number: int, content: bytes) -> bytes:
         return LEAD[number][length] + content
     if 0 < length < 0x4000:
         return bytes((number << 3 | 2, length & 0x7F | 0x80, length >> 7)) + content
-    return bytes((number << 3 | 2,)) + uvarint(length) + content if length else b""
+    return lead(number, length) + content
+
+
+def lead(number: int, size: int) -> bytes:
+    """Return what precedes the content of a field, of `size` bytes; nothing for none."""
+    return bytes((number << 3 | 2,)) + uvarint(size) if size else b""
 
 
 def part(number: int, content: bytes) -> bytes:

@@ -10,13 +10,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
-from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KeyModification
-from google.protobuf.timestamp_pb2 import Timestamp
 from typing_extensions import override
 
 from chaindock.errors import InvalidInput, LedgerClosed
 from chaindock.ledger.budget import ENTRY_BYTES, text_bytes
-from chaindock.ledger.encoding import LEAD, SHORT, field
+from chaindock.ledger.encoding import LEAD, SHORT, field, lead, part
 from chaindock.ledger.snapshots import ABOVE_ALL, after
 from chaindock.ledger.transaction import unpacked_id
 
@@ -156,7 +154,7 @@ class KeyResults(Results):
         return [
             head + keys[len(key)] + key + values[len(value)] + value
             if len(key) < SHORT > len(value)
-            else head + field(2, key) + field(3, value)
+            else b"".join((head, field(2, key), lead(3, len(value)), value))
             for key, value, _, _ in rows
         ]
 
@@ -229,19 +227,16 @@ class HistoryResults(Results):
         if rows:
             self._below = rows[-1][2:4]
         return [
-            modification(tx_id, value, timestamp, deleted).SerializeToString()
+            modification(tx_id, value, timestamp, deleted)
             for tx_id, value, _, _, timestamp, deleted in rows
         ]
 
 
 def modification(
     tx_id: bytes | str, value: bytes, timestamp: bytes, deleted: int
-) -> KeyModification:
-    """Return an entry of a history from its parts as they are stored."""
+) -> bytes:
+    """Return a `KeyModification`, an entry of a history, from what is stored."""
+    tx = field(1, unpacked_id(tx_id).encode())
     # The timestamp is always present: the Node shim fails without it.
-    return KeyModification(
-        tx_id=unpacked_id(tx_id),
-        value=value,
-        timestamp=Timestamp.FromString(timestamp),
-        is_delete=bool(deleted),
-    )
+    rest = part(3, timestamp) + (b"\x20\x01" if deleted else b"")
+    return b"".join((tx, lead(2, len(value)), value, rest))

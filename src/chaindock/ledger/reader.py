@@ -234,7 +234,7 @@ class View:
             for tx_id, value, block, tx, timestamp, deleted in rows:
                 below = block, tx
                 entry = modification(tx_id, value, timestamp, deleted)
-                yield Change(key, block, tx, entry)
+                yield Change(key, block, tx, KeyModification.FromString(entry))
 
     def last_change(
         self, ns: str, collection: str, bounds: tuple[bytes, bytes], below: Version
@@ -248,7 +248,8 @@ class View:
         if row is None:
             return None
         found, block, tx, *entry = row
-        return Change(found, block, tx, modification(*entry))
+        entry = KeyModification.FromString(modification(*entry))
+        return Change(found, block, tx, entry)
 
     def block(self, number: int) -> tuple[bytes, bytes]:
         """Return hash and serialised form of a block. Raises: NotFound."""

@@ -20,6 +20,7 @@ import msgspec
 from aiohttp import web
 
 from chaindock import telemetry
+from chaindock.aio import off_loop
 from chaindock.durable import storing
 from chaindock.endorser.caller import Answer
 from chaindock.errors import InvalidInput
@@ -179,7 +180,9 @@ class AdminServer:
         self, act: Callable[[Call], Coroutine[Any, Any, Answer]], request: web.Request
     ) -> web.Response:
         answer = await self._inflight.run(act(await _asked(request)))
-        return reply_in_pieces(wire.answer_json(answer), answer.held)
+        size = answer.held.nbytes if answer.held else 0
+        body = await off_loop(size, partial(wire.answer_json, answer))
+        return reply_in_pieces(body, answer.held)
 
     async def _compare(self, request: web.Request) -> web.Response:
         work = self._node.compare(await _asked(request))

@@ -173,6 +173,7 @@ def invocation(
             "signed_proposal",
             proposal_pb2.SignedProposal(proposal_bytes=b"proposal", signature=b"sig"),
         ),
+        nbytes=len(b"".join(raw)) + 100,
         simulator=cast("Any", MemorySimulator(state or MemoryState())),
         capability=fields.pop("capability", "V2_5"),
         **fields,

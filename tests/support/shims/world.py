@@ -230,6 +230,7 @@ class ShimWorld:
                 namespace=NAME,
                 input=chaincode_pb2.ChaincodeInput(args=raw),
                 signed_proposal=signed,
+                nbytes=signed.ByteSize() + len(b"".join(raw)),
                 simulator=simulator,
                 capability="V2_5",
                 **fields,

@@ -149,4 +149,4 @@ async def test_a_large_value_gives_way_to_others_before_its_reply_is_made():
     assert next(serving) is None
     with pytest.raises(StopIteration) as done:
         next(serving)
-    assert done.value.value[0].payload == value
+    assert Kind.FromString(done.value.value[0].SerializeToString()).payload == value

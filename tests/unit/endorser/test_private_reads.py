@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
+from types import GeneratorType
 from typing import Any
 
 import pytest
@@ -50,7 +51,8 @@ class Asking:
         if name == "call":
             args = [one.encode() for one in words[1:]]
             given = chaincode_pb2.ChaincodeInput(args=args)
-            return await invocation.invoke(call, *words[0].split("/"), given)
+            said = await invocation.invoke(call, *words[0].split("/"), given)
+            return Kind.FromString(said)
         try:
             said = Response(status=200, payload=answer(call, name, words))
         except ChaindockError as error:
@@ -68,12 +70,12 @@ def answer(call: Call, name: str, words: list[str]) -> bytes:
             given["value"] = given["value"].encode()
         request = form(**given)
     found: Any = REQUESTS[Kind.Type.Value(name)][1](call, request, StreamOptions())
-    while not isinstance(found, bytes):
+    while isinstance(found, GeneratorType):
         try:
             next(found)
         except StopIteration as end:
             found = end.value
-    return found
+    return found if isinstance(found, bytes) else b"".join(found)
 
 
 class Deals:

@@ -13,6 +13,7 @@ from fabric_protos.peer.lifecycle.lifecycle_pb2 import (
     ApproveChaincodeDefinitionForMyOrgArgs,
 )
 
+from chaindock.chaincode.invocation import Call
 from chaindock.endorser.caller import compare
 from chaindock.errors import EndorsersMissing, ExecuteFailed, LaunchFailed, NotEndorsed
 from chaindock.ids import Ccid
@@ -249,7 +250,8 @@ async def calling(three):
             invocation.simulator.put_state("callee", "by", ccid.encode())
         elif invocation.namespace == "basic":
             given = ChaincodeInput(args=[b"get", b"k"])
-            await invocation.invoke(None, "callee", "", given)
+            call = Call(invocation, 5.0, invocation.simulator.budget, lambda: None)
+            await invocation.invoke(call, "callee", "", given)
             if mspid in three.after_call:
                 await three.after_call.pop(mspid)()
         return await execute(ccid, invocation, mspid)

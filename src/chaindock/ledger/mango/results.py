@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from chaindock.ledger.budget import ENTRY_BYTES
-from chaindock.ledger.encoding import field
+from chaindock.ledger.encoding import field, lead
 from chaindock.ledger.mango.documents import INDEXES, indexes_from
 from chaindock.ledger.mango.indexes import plan
 from chaindock.ledger.mango.order import prepare_collator
@@ -103,7 +103,8 @@ class QueryResults(Results):
             if value is None:
                 value = self._view.get(raw)[0]  # no JSON object
             data = value.encode() if isinstance(value, str) else value
-            results.append(head + field(2, raw) + field(3, data))
+            key = head + field(2, raw)
+            results.append(b"".join((key, lead(3, len(data)), data)))
             taken += 1
             size += len(raw) + len(data)
             if size >= max_bytes:
