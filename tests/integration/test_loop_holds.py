@@ -59,7 +59,8 @@ async def longest(node: EndorsingNode, name: str, args: Any, *, submit: bool) ->
     call = node.caller.invoke if submit else node.caller.query
     found: list[tuple[float, str]] = []
     while len(found) < ROUNDS and not (found and found[-1][0] <= LONGEST_S):
-        with watched() as holds, contextlib.suppress(ChaindockError):
+        refused = [ChaindockError] if name == "hostile" else []
+        with watched() as holds, contextlib.suppress(*refused):
             answer = await call(name, args, signer=node.org.user("User1"))
             assert answer.status == 200, answer
         found.append((holds.cpu_s, holds.what))
@@ -86,8 +87,7 @@ async def test_the_largest_transactions_do_not_hold_the_loop(node):
 
 
 async def test_the_largest_arguments_do_not_hold_the_loop(node):
-    """Of a transaction that can be ordered; the arguments of a query may be longer."""
     async with contract(node, "large"):
-        args = [b"get 1000 keys", bytes(10 * MIB)]
+        args = [b"get 1000 keys", bytes(40 * MIB)]
         held_s, what = await longest(node, "large", args, submit=False)
         assert held_s <= LONGEST_S, what

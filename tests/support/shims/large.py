@@ -51,11 +51,11 @@ def query(text: str) -> Iterator[Request]:
 
 
 WORK: dict[str, Any] = {
-    "put a value of 10 MiB": lambda: [
-        (Kind.PUT_STATE, shim.PutState(key="big", value=bytes(10 * MIB)))
+    "put a value of 9 MiB": lambda: [
+        (Kind.PUT_STATE, shim.PutState(key="big", value=bytes(9 * MIB)))
     ],
-    "get a value of 10 MiB": lambda: [(Kind.GET_STATE, shim.GetState(key="big"))],
-    "history of 10 MiB": lambda: [
+    "get a value of 9 MiB": lambda: [(Kind.GET_STATE, shim.GetState(key="big"))],
+    "history of 9 MiB": lambda: [
         (Kind.GET_HISTORY_FOR_KEY, shim.GetHistoryForKey(key="big"))
     ],
     "put 1000 keys of 10 kB": lambda: [records(1000, bytes(10_000))],
@@ -90,7 +90,7 @@ WORK: dict[str, Any] = {
         )
         for number in range(10)
     ],
-    "answer of 10 MiB": list,
+    "answer of 9 MiB": list,
 }
 """What is asked of the node, by name."""
 
@@ -125,7 +125,7 @@ async def main(address: str, own: str) -> None:
                 else:
                     size += await ask(peer, to, kind, request)
             large = name.startswith("answer")
-            await peer.complete(to, bytes(10 * MIB) if large else str(size).encode())
+            await peer.complete(to, bytes(9 * MIB) if large else str(size).encode())
 
 
 if __name__ == "__main__":

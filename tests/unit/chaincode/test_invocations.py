@@ -9,6 +9,7 @@ import pytest
 from fabric_protos.peer import chaincode_pb2, proposal_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
+from chaindock.chaincode.wire import LARGE
 from chaindock.errors import (
     ChaincodeError,
     ExecuteFailed,
@@ -26,12 +27,13 @@ Kind = shim.ChaincodeMessage
 
 
 @pytest.mark.statement(24)
-async def test_the_message_carries_everything_byte_exact(node: StreamNode):
+@pytest.mark.parametrize("last", ["x", "x" * LARGE])
+async def test_the_message_carries_everything_byte_exact(node: StreamNode, last: str):
     peer = await node.ready()
     signed = proposal_pb2.SignedProposal()
     # A field that nobody knows must arrive too.
     signed.ParseFromString(b"\x0a\x03abc\x12\x03sig\x7a\x02zz")
-    invoked = invocation(b"\x00f", b"", "x", signed_proposal=signed)
+    invoked = invocation(b"\x00f", b"", last, signed_proposal=signed)
     invoked.input.decorations["d"] = b"deco"
     call = node.call(invoked)
     message = await peer.receive()
@@ -41,7 +43,7 @@ async def test_the_message_carries_everything_byte_exact(node: StreamNode):
     assert not message.HasField("timestamp")
     assert not message.HasField("chaincode_event")
     sent = chaincode_pb2.ChaincodeInput.FromString(message.payload)
-    assert list(sent.args) == [b"\x00f", b"", b"x"]
+    assert list(sent.args) == [b"\x00f", b"", last.encode()]
     assert dict(sent.decorations) == {"d": b"deco"}
     await peer.complete(message)
     await call

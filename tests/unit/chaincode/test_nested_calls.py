@@ -15,25 +15,28 @@ Kind = shim.ChaincodeMessage
 
 @pytest.mark.statement(76, 83, 84)
 @pytest.mark.statement(17, of="client")
-async def test_a_callee_runs_in_the_transaction_of_its_caller(endorsing: EndorsingNode):
+@pytest.mark.parametrize("size", [1, 200_000])
+async def test_a_callee_runs_in_the_transaction_of_its_caller(
+    endorsing: EndorsingNode, size: int
+):
     a, b = await endorsing.chaincode("a"), await endorsing.chaincode("b")
     call = endorsing.propose("a", b"f", transient={"secret": b"s"})
     outer = await a.receive()
     await a.ask(outer, Kind.PUT_STATE, shim.PutState(key="own", value=b"1"))
-    await send(a, outer, "b", b"g", b"x", decorations={"forged": b"!"})
+    await send(a, outer, "b", b"g", bytes(size), decorations={"forged": b"!"})
     inner = await b.receive()
     assert (inner.txid, inner.channel_id) == (outer.txid, CHANNEL)
     assert inner.proposal == outer.proposal
-    given = chaincode_pb2.ChaincodeInput(args=[b"g", b"x"])
+    given = chaincode_pb2.ChaincodeInput(args=[b"g", bytes(size)])
     assert chaincode_pb2.ChaincodeInput.FromString(inner.payload) == given
     await b.ask(inner, Kind.PUT_STATE, shim.PutState(key="other", value=b"2"))
     await b.ask(inner, Kind.GET_STATE, shim.GetState(key="own"))
-    await b.complete(inner, b"done", event="inner")
+    await b.complete(inner, b"d" * size, event="inner")
     answer = nested(await a.receive())
     assert answer.type == Kind.COMPLETED
     assert answer.chaincode_event.event_name == "inner"
     said = proposal_response_pb2.Response.FromString(answer.payload)
-    assert (said.status, said.payload) == (200, b"done")
+    assert (said.status, said.payload) == (200, b"d" * size)
     await a.complete(outer)
     outcome, endorsement = await call
     assert outcome.event is None  # that of a callee does not count
