@@ -57,12 +57,6 @@ BATCH_RESULTS: Final = 100
 """Rows of one batch, as Fabric has it."""
 BATCH_BYTES: Final = 1024 * 1024
 """A batch ends at this size: some shims take messages of 4 MiB only."""
-SLICE: Final = 500
-"""Keys, records or rows of one request that are handled in one step."""
-STEP_BYTES: Final = 1024 * 1024
-"""Bytes that are read in one step; one value may be larger."""
-PANIC: Final = "panic during execution"
-"""What a Fabric peer says when it has met what it does not expect."""
 
 
 class CollectionRules(Protocol):
@@ -207,13 +201,8 @@ class Outcome:
     for a status of 400 and more."""
     held: Held | None = None
     """As `Invocation.answer_held`, kept as long as the answer is."""
-    own_bytes: int = 0
-    """Of the response, if it is of a system chaincode."""
-
-    @property
-    def nbytes(self) -> int:
-        """About the bytes of response and event; 0 if they are few."""
-        return self.held.nbytes if self.held else self.own_bytes
+    nbytes: int = 0
+    """About the bytes of response and event; 0 if they are few."""
 
 
 def outcome_of(final: shim.ChaincodeMessage, invocation: Invocation) -> Outcome:
@@ -238,7 +227,8 @@ def outcome_of(final: shim.ChaincodeMessage, invocation: Invocation) -> Outcome:
         event = final.chaincode_event  # no copy: it may be large
         event.DiscardUnknownFields()
         event.chaincode_id, event.tx_id = invocation.namespace, tx_id
-    return Outcome(response, event, invocation.answer_held)
+    held = invocation.answer_held
+    return Outcome(response, event, held, held.nbytes if held else 0)
 
 
 class Query:

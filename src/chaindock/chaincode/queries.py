@@ -7,25 +7,22 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable
+from typing import Final
 
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf.message import DecodeError
 
-from chaindock.chaincode.invocation import (
-    SLICE,
-    STEP_BYTES,
-    Call,
-    Payload,
-    Query,
-    Steps,
-)
+from chaindock.chaincode.invocation import Call, Payload, Query, Steps
 from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.wire import why_unreadable
 from chaindock.errors import InvalidInput, NotFound, Unsupported
 from chaindock.ledger.budget import Budget
 from chaindock.ledger.encoding import LEAD, SHORT, lead
 from chaindock.ledger.mango.results import QueryResults
-from chaindock.ledger.queries import RangeResults
+from chaindock.ledger.queries import STEP_BYTES, RangeResults
+
+SLICE: Final = 500
+"""Keys, records or rows of one request that are handled in one step."""
 
 
 def open_range(

@@ -19,16 +19,9 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf.message import DecodeError
 
 from chaindock.chaincode import queries
-from chaindock.chaincode.invocation import (
-    PANIC,
-    SLICE,
-    STEP_BYTES,
-    Call,
-    Nested,
-    Payload,
-    Steps,
-)
+from chaindock.chaincode.invocation import Call, Nested, Payload, Steps
 from chaindock.chaincode.options import StreamOptions
+from chaindock.chaincode.queries import SLICE
 from chaindock.chaincode.wire import (
     LARGE,
     MOST_ID,
@@ -46,10 +39,13 @@ from chaindock.errors import (
 )
 from chaindock.ledger.budget import Budget
 from chaindock.ledger.encoding import lead, part
+from chaindock.ledger.queries import STEP_BYTES
 from chaindock.telemetry import get_logger, metrics
 
 _ONLY_PRIVATE: Final = "only applicable for private data"
 _PURGE: Final = "purge private data", "V2_5"
+PANIC: Final = "panic during execution"
+"""What a Fabric peer says when it has met what it does not expect."""
 METADATA: Final = "key level endorsement", "V1_3"
 """What metadata are for, and the capability of the channel that they need."""
 Request = Callable[[Call, Any, StreamOptions], Payload | Steps]

@@ -126,7 +126,7 @@ class Simulation:
         proposal = self.proposal
         if proposal.name in self.system:
             answer = await self._execute(proposal.name, proposal.input)
-            return Outcome(answer, None, own_bytes=len(answer.payload)), "syscc"
+            return Outcome(answer, None, nbytes=len(answer.payload)), "syscc"
         definition = self._definition()
         self._check_init(definition, is_init=proposal.input.is_init)
         nbytes = len(proposal.payload)

@@ -10,10 +10,11 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.aio import Tasks
 from chaindock.chaincode.calls import Calls
-from chaindock.chaincode.invocation import STEP_BYTES, Call
+from chaindock.chaincode.invocation import Call
 from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.outbox import Outbox
 from chaindock.chaincode.requests import serve
+from chaindock.ledger.queries import STEP_BYTES
 from support.doubles.memory_state import MemoryState, invocation
 from support.shims.session import Session, record
 from support.shims.stream_node import MODELS, StreamNode

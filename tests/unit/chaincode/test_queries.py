@@ -12,10 +12,11 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.chaincode import invocation as invocation_module
 from chaindock.chaincode.calls import Calls
-from chaindock.chaincode.invocation import BATCH_BYTES, STEP_BYTES, Call, Query
+from chaindock.chaincode.invocation import BATCH_BYTES, Call, Query
 from chaindock.chaincode.options import StreamOptions
 from chaindock.ids import TxId
 from chaindock.ledger.budget import Budget
+from chaindock.ledger.queries import STEP_BYTES
 from support.doubles.memory_state import (
     MemoryResults,
     MemorySimulator,
