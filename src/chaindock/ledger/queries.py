@@ -8,7 +8,7 @@ Source: docs/fabric/ledger.md#read-write-set, docs/fabric/ledger.md#private-data
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from typing_extensions import override
 
@@ -19,7 +19,7 @@ from chaindock.ledger.snapshots import ABOVE_ALL, after
 from chaindock.ledger.transaction import unpacked_id
 
 if TYPE_CHECKING:
-    from chaindock.ledger.encoding import Row
+    from chaindock.ledger.encoding import Row, Version
     from chaindock.ledger.rwset import RangeRecord
     from chaindock.ledger.simulator import Simulator
     from chaindock.ledger.snapshots import Snapshot
@@ -220,12 +220,23 @@ class HistoryResults(Results):
         self._key = key
         self._below = (simulator.snapshot().height, 0)
 
+    @override
+    def advance(self) -> bool:
+        """Pass changes of metadata alone; see `Results.advance`."""
+        at = self._ns, self._key, self._below
+        rows, place = self._simulator.snapshot().history(*at, 1, 1, values=False)
+        if rows or place is None:
+            return True
+        self._below = place
+        return False
+
     def _pull(self, snapshot: Snapshot, wanted: int, max_bytes: int) -> list[bytes]:
-        rows, self.exhausted = snapshot.history(
-            self._ns, self._key, self._below, wanted, max_bytes
-        )
-        if rows:
-            self._below = rows[-1][2:4]
+        rows: list[Any] = []
+        place: Version | None = self._below
+        while not rows and place is not None:  # as for keys
+            at = self._ns, self._key, place
+            rows, place = snapshot.history(*at, wanted, max_bytes)
+        self._below, self.exhausted = place or self._below, place is None
         return [
             modification(tx_id, value, timestamp, deleted)
             for tx_id, value, _, _, timestamp, deleted in rows

@@ -228,11 +228,10 @@ class View:
     def history(self, ns: str, key: bytes, below: Version) -> Iterator[Change]:
         """Yield the changes of a key before the version `below`, newest first."""
         snapshot = self.snapshot()
-        ended = False
-        while not ended:
-            rows, ended = snapshot.history(ns, key, below, _HISTORY_STEP, _STEP_BYTES)
+        place: Version | None = below
+        while place is not None:
+            rows, place = snapshot.history(ns, key, place, _HISTORY_STEP, _STEP_BYTES)
             for tx_id, value, block, tx, timestamp, deleted in rows:
-                below = block, tx
                 entry = modification(tx_id, value, timestamp, deleted)
                 yield Change(key, block, tx, KeyModification.FromString(entry))
 

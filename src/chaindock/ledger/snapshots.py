@@ -76,7 +76,7 @@ _HASH_OF_NAME = (
     "WHERE ns=?1 AND plain IS NOT NULL AND name=keys.key LIMIT 1)"
 )
 MOST_WALKED = 500
-"""Keys that one statement looks at; a statement that reaches it is continued."""
+"""Rows that one statement looks at; a statement that reaches it is continued."""
 _CHANGED = (
     "SELECT count(*) FROM (SELECT 1 FROM {0} INDEXED BY {0}_superseded "
     "WHERE superseded>=? LIMIT ?)"
@@ -111,12 +111,15 @@ _STATEMENTS = {
     for private in (False, True)
     for values in (False, True)
 }
-_HISTORY = resolved(
-    "SELECT tx_id, coalesce(VALUE, x''), v.block, v.tx, timestamp, value IS NULL "
-    "FROM versions v JOIN transactions t ON t.block=v.block AND t.position=v.tx "
-    "WHERE ns=? AND key=? AND labelled=0 AND (v.block, v.tx)<(?, ?) "
+# Changes of metadata alone have NULL as the value: they are looked at, but not told.
+_HISTORY = (
+    "SELECT tx_id, CASE labelled WHEN 0 THEN {} END, v.block, v.tx, timestamp, "
+    "value IS NULL FROM versions v "
+    "LEFT JOIN transactions t ON labelled=0 AND t.block=v.block AND t.position=v.tx "
+    "WHERE ns=? AND key=? AND (v.block, v.tx)<(?, ?) "
     "ORDER BY v.block DESC, v.tx DESC LIMIT ?"
 )
+_HISTORIES = _HISTORY.format("x''"), resolved(_HISTORY.format("coalesce(VALUE, x'')"))
 FIND_NAMESPACE = "SELECT id FROM namespaces WHERE ns=? AND collection=?"
 END_OF_HISTORY = (1 << 62, 0)
 """A version above every other one: where reading history begins."""
@@ -177,33 +180,15 @@ class Reader:
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
 
-    def rows(
-        self, sql: str, values: tuple[Any, ...], max_bytes: int
-    ) -> tuple[list[Any], bool]:
-        """Return rows until their first two columns have `max_bytes`.
-
-        The last of `values` is the LIMIT. Returns: the rows, and whether there are no more.
-        """
-        rows: list[Any] = []
-        size = 0
-        try:
-            with contextlib.closing(self.execute(sql, values)) as cursor:
-                for row in cursor:
-                    rows.append(row)
-                    size += len(row[0]) + len(row[1])
-                    if size >= max_bytes:
-                        return rows, False
-        except sqlite3.Error as error:
-            raise translate(error, self._path) from error
-        return rows, len(rows) < int(values[-1])
-
     def walk(
         self, sql: str, values: tuple[Any, ...], limit: int, max_bytes: int
-    ) -> tuple[list[Any], bytes | None]:
-        """Return up to `limit` rows with a value, until keys and values have `max_bytes`.
+    ) -> tuple[list[Any], Any]:
+        """Return up to `limit` rows with a value, until their first two columns have `max_bytes`.
 
-        Returns: the rows, and the key from which to walk on; None = the range ended. It
-            looks at `MOST_WALKED` keys at most, so that rows may be few or none.
+        The second column is the value.
+
+        Returns: the rows, and the last one that it looked at; None = there are no more. It
+            looks at `MOST_WALKED` rows at most, so that those with a value may be few or none.
         """
         rows: list[Any] = []
         size = 0
@@ -214,10 +199,9 @@ class Reader:
                         rows.append(row)
                         size += len(row[0]) + len(value)
                         if size >= max_bytes or len(rows) >= limit:
-                            return rows, after(row[0])
+                            return rows, row
                     if looked >= MOST_WALKED:
-                        # Another row of the key, with a value, may follow.
-                        return rows, row[0] if row[1] is None else after(row[0])
+                        return rows, row
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
         return rows, None
@@ -331,6 +315,8 @@ class Snapshot:
         """Return some rows with `start <= key < stop`, lowest key first, in some ms.
 
         `space`: namespace, and collection or "". For the rest see `Reader.walk`.
+
+        Returns: the rows, and the key from which to walk on; None = the range ended.
         """
         return self._walk(space, (start, stop), (limit, max_bytes), values=True)
 
@@ -354,7 +340,11 @@ class Snapshot:
         (found,) = self.reader.one(changed, (self.height, MOST_CHANGED + 1))
         sql = old if found > MOST_CHANGED else recent if found else newest
         at = (self.reader.namespace(*space), *bounds, self.height)
-        return self.reader.walk(sql, at, *most)
+        rows, last = self.reader.walk(sql, at, *most)
+        if last is None:
+            return rows, None
+        # Another row of a key without a value, which has one, may follow.
+        return rows, last[0] if last[1] is None else after(last[0])
 
     def scan(
         self,
@@ -381,12 +371,22 @@ class Snapshot:
         return rows, place is None
 
     def history(
-        self, ns: str, key: bytes, below: Version, limit: int, max_bytes: int
-    ) -> tuple[list[Any], bool]:
-        """Return writes of a key older than `below`, newest first.
+        self,
+        ns: str,
+        key: bytes,
+        below: Version,
+        limit: int,
+        max_bytes: int,
+        *,
+        values: bool = True,
+    ) -> tuple[list[Any], Version | None]:
+        """Return some writes of a key older than `below`, newest first, in some ms.
 
         Each is (transaction id, value, block, position, serialised timestamp, whether it
-        was a delete); see `scan` for `limit`, `max_bytes` and what is returned.
+        was a delete); see `walk` for `limit` and `max_bytes`. `values`: else they are empty.
+
+        Returns: the writes, and below which version to go on; None = there are no more.
         """
-        bounds = (self.reader.namespace(ns, ""), key, *below, limit)
-        return self.reader.rows(_HISTORY, bounds, max_bytes)
+        at = (self.reader.namespace(ns, ""), key, *below)
+        rows, last = self.reader.walk(_HISTORIES[values], at, limit, max_bytes)
+        return rows, None if last is None else last[2:4]

@@ -94,7 +94,9 @@ def pairs(results: Results, step: int = 100) -> list[tuple[str, bytes]]:
 def history(ledger: Ledger, key: str, ns: str = "cc") -> list[KeyModification]:
     """Return the history of a key."""
     with ledger.new_simulator(TxId("look")) as simulator:
-        found = simulator.open_history(ns, key).take(1000)
+        results, found = simulator.open_history(ns, key), list[bytes]()
+        while not results.exhausted:
+            found += results.take(1000)
         return [KeyModification.FromString(entry) for entry in found]
 
 

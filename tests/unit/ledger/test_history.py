@@ -8,6 +8,8 @@ import pytest
 from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KeyModification
 
 from chaindock.ids import TxId
+from chaindock.ledger import snapshots
+from chaindock.ledger.reader import LedgerReader
 from support.ledgers.envelopes import rwset, transaction
 from support.ledgers.ledger import (
     ENDORSEMENT_POLICY_FAILURE,
@@ -78,3 +80,32 @@ async def test_the_timestamp_is_present_even_when_the_client_gave_zero(
     tx = transaction(rwset(writes={"k": b"1"}), timestamp=(0, 0))
     await ledger.commit(judged([(tx.envelope, VALID)]))
     assert history(ledger, "k")[0].HasField("timestamp")
+
+
+async def test_changes_of_metadata_alone_are_passed_in_steps(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are: a history does not tell them."""
+    monkeypatch.setattr(snapshots, "MOST_WALKED", 10)
+    for written in (b"1", None, b"2"):
+        await commit(ledger, rwset(writes={"k": written}))
+        labels = [{"k": {"label": b"%d" % number}} for number in range(60)]
+        if written:
+            await commit(ledger, *(rwset(metadata=one) for one in labels))
+    told = [(b"2", False), (b"", True), (b"1", False)]
+    with ledger.new_simulator(TxId("t")) as simulator:
+        results, found, steps = simulator.open_history("cc", "k"), [], 0
+        while not results.exhausted:
+            while not results.advance():
+                steps += 1
+            found += results.take(1)
+    assert [(e.value, e.is_delete) for e in map(KeyModification.FromString, found)] == (
+        told
+    )
+    assert steps == 12
+    assert [(e.value, e.is_delete) for e in history(ledger, "k")] == told
+    async with LedgerReader(ledger._path) as reader:
+        changes = await reader.run(
+            lambda view: list(view.history("cc", b"k", snapshots.END_OF_HISTORY))
+        )
+    assert [(e.entry.value, e.entry.is_delete) for e in changes] == told
