@@ -21,6 +21,7 @@ from support.clients.network import CHANNEL, Network, deploy, network
 from support.clients.peer_cli import PeerCli
 from support.clients.wire import UNARY, signer, wire
 from support.config_updates import leaves, update
+from support.nodes.node import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -286,13 +287,19 @@ def test_a_peer_is_on_the_channel_as_long_as_its_organisation_is_a_member(
     def joined() -> list[str]:
         return peer("channel", "list", org="Org2").split()
 
-    query = ("query", "both", "getPeerOrg", "--channel", old, "--at", "Org2MSP")
+    def serving_org2() -> list[str]:
+        return [one["name"] for row in net.node.ask("ps") for one in row["others"]]
+
+    deploy(net, "alone", "OR('Org1MSP.peer')", "--channel", old)
+    query = ("query", "alone", "getPeerOrg", "--channel", old, "--at", "Org2MSP")
     assert old not in joined()
     sent(peer, written(peer, tmp_path, joins, old), channel=old)
     assert old in joined()
     assert net.node.cli(*query).out.strip() == b"Org2MSP"
+    assert "alone@Org2MSP" in serving_org2()
     file = written(peer, tmp_path, leaves("Org2MSP"), old)
     peer("channel", "signconfigtx", "-f", file, org="Org2")
     sent(peer, file, channel=old)
     assert old not in joined()
     net.node.cli(*query, code=5)
+    eventually(lambda: "alone@Org2MSP" not in serving_org2(), "its process ends")
