@@ -18,7 +18,7 @@ from chaindock.endorser.endorser import Endorser, Load
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import Orderer
 from chaindock.endorser.system import ConfigurationChaincode, QueryChaincode
-from chaindock.errors import AlreadyExists, InvalidInput, NotFound
+from chaindock.errors import AlreadyExists, ConfigInvalid, InvalidInput, NotFound
 from chaindock.gateway.seat import configured
 from chaindock.identity.organization import full_mspid
 from chaindock.ids import require_channel
@@ -250,7 +250,9 @@ class Channels(Mapping[str, NodeChannel]):
                 )
             )
             reader = await stack.enter_async_context(LedgerReader(path))
-            members = Members(name, self.organizations, Configuration.of(ledger))
+            configuration = Configuration.of(ledger)
+            _require_own(first, configuration)
+            members = Members(name, self.organizations, configuration)
             explorer = Explorer(ledger, reader, members)
             deployments = Deployments(ledger, lambda: members.peers, self._fleet)
             await deployments.load()
@@ -309,3 +311,21 @@ class Channels(Mapping[str, NodeChannel]):
                 self._open[name].endorser if name in self._open else None
             ),
         )
+
+
+def _require_own(first: Organization, configuration: Configuration) -> None:
+    """Refuse a channel on which nobody here could sign a call. Raises: ConfigInvalid."""
+    found = configuration.msps.mspids
+    told = f"no such organisation; it has {', '.join(found)}"
+    key, value = "peer.localMspId", first.mspid
+    if value in found:
+        if any(first.ca_pem in one for one in configuration.definitions):
+            return
+        key, value = "chaindock.domain", first.domain
+        told = f"another CA for {first.mspid} than the one of this domain"
+    raise ConfigInvalid(
+        f"setting {key!r} is {value!r}, but channel {configuration.channel!r} of this "
+        f"home has {told}",
+        hint="give the setting the value of the first start, or use another --home",
+        key=key,
+    )

@@ -10,6 +10,7 @@ import pytest
 
 from chaindock.errors import (
     AlreadyExists,
+    ConfigInvalid,
     InvalidInput,
     LedgerClosed,
     LedgerError,
@@ -18,6 +19,7 @@ from chaindock.errors import (
     TooManyRequests,
     Unsupported,
 )
+from chaindock.identity.organization import Organization, Organizations
 from chaindock.ids import at_peer
 from chaindock.ledger import committer as ledgers
 from chaindock.node import home as homes
@@ -59,6 +61,33 @@ async def test_each_channel_has_a_ledger_of_its_own(world: World):
         assert found == [1, 2]
         await world.node.quiet()
         assert len(world.node.runtime.running) == 2
+
+
+@pytest.mark.parametrize(
+    ("mspid", "domain", "key"),
+    [
+        ("Org2MSP", "org1.example.com", "peer.localMspId"),
+        ("Org1MSP", "elsewhere.example.com", "chaindock.domain"),
+    ],
+)
+async def test_a_channel_of_another_organisation_is_not_opened(
+    world: World, mspid: str, domain: str, key: str
+):
+    async with world.up() as channels:
+        await channels.require().deployer.deploy(package("one"), "basic")
+    folder = world.home.organizations
+    own = world.organizations
+    other = Organization.open(folder, mspid, domain)
+    world.organizations = Organizations(folder, other)
+    with pytest.raises(ConfigInvalid) as caught:
+        async with world.up():
+            pytest.fail("it is open")
+    assert key in caught.value.message
+    assert "'mychannel'" in caught.value.message
+    assert "Org1MSP" in caught.value.message
+    world.organizations = own  # nothing was removed
+    async with world.up() as channels:
+        await world.call(channels.require(), "put", "k", "v")
 
 
 async def test_a_removed_channel_takes_along_what_runs_there_alone(world: World):
