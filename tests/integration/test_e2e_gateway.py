@@ -73,6 +73,10 @@ def test_clients_of_every_organisation_reach_the_node(tmp_path: Path) -> None:
         node.deploy(FIXTURES / "conformance" / "go", "plain")
         place = node.status["gateway"]
         asyncio.run(use(place, user_of(node), b"a"))
+        (row,) = node.ask("block", "ls", "--limit", "1")
+        (tx,) = node.ask("block", "show", str(row["number"]))["transactions"]
+        # What applications submit is timed like the calls of the command line.
+        assert node.ask("tx", "show", tx["tx_id"])["requests"]["PUT_STATE"][0] == 1
         made = node.ask("org", "add", "Org2")
         assert made["mspid"] == "Org2MSP"
         for key in (b"b", b"c"):

@@ -52,9 +52,9 @@ def test_a_transaction_is_told_as_it_was_asked_and_endorsed(node: Node):
     assert shown["creator"]["mspid"] == "Org1MSP"
     assert "CN=User1" in shown["creator"]["subject"]
     assert "peer" in shown["endorsers"][0]["subject"]
-    ((kind, (number, spent_s)),) = shown["requests"].items()
-    assert (kind, number) == ("PUT_STATE", 1)
-    assert 0 < spent_s < 1
+    ((kind, (number, all_s, *each_s)),) = shown["requests"].items()
+    assert (kind, number, each_s) == ("PUT_STATE", 1, [all_s])
+    assert 0 < all_s < 1
     text = node.cli("tx", "show", done["tx_id"]).out.decode()
     assert "notes  n1  hello" in text
     assert "PUT_STATE: 1, " in text

@@ -48,6 +48,8 @@ _FUNCTION_MAX: Final = 100
 """Bytes of a function's name that are shown."""
 MAX_REFUSALS: Final = 10
 _REFUSAL_MAX: Final = 300
+_TIMED: Final = 20
+"""Requests of a kind whose times are kept one by one."""
 """Characters of one: names in it are the chaincode's."""
 ERROR_STATUS: Final = 400
 """From this status on the event of a transaction is dropped."""
@@ -91,7 +93,8 @@ class Invocation:
         timeout_s: for this call; None = the configured execute timeout.
         refusals: what the node does not support of what the chaincode asked for; a
             contract may hide these errors from its caller.
-        spent: kind of request → [how many were answered, seconds in the node].
+        spent: kind of request → [how many were answered, seconds of all in the node, and
+            those of each of the first few].
         caller: the call that waits for this one; None = a client's.
         invoke: calls the chaincode of this name on this channel ("" = that of the
             caller), for the given call; returns the message that answers, serialised.
@@ -150,6 +153,8 @@ class Invocation:
         known = self.spent.setdefault(kind, [0, 0.0])
         known[0] += 1
         known[1] += spent_s
+        if len(known) < 2 + _TIMED:
+            known.append(spent_s)
 
     @property
     def function(self) -> str:

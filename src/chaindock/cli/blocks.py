@@ -159,10 +159,7 @@ def _summary(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _lists(found: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     yield (
         "requests of the chaincode",
-        [
-            f"{kind}: {number:.0f}, {spent_s * 1000:.2f} ms in the node"
-            for kind, (number, spent_s) in (found["requests"] or {}).items()
-        ],
+        [_times(kind, *known) for kind, known in (found["requests"] or {}).items()],
     )
     yield "arguments", [_value(arg) or '""' for arg in found["args"]]
     yield ("reads", [f"{_key(one)}  {_seen(one['version'])}" for one in found["reads"]])
@@ -182,6 +179,14 @@ def _lists(found: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
         ],
     )
     yield ("private data", [line for one in found["private"] for line in _private(one)])
+
+
+def _times(kind: str, number: float, all_s: float, *each_s: float) -> str:
+    told = f"{kind}: {number:.0f}, {all_s * 1000:.2f} ms in the node"
+    if number == 1:
+        return told
+    each = ", ".join(f"{one_s * 1000:.2f}" for one_s in each_s)
+    return f"{told} ({each}{', …' if number > len(each_s) else ''})"
 
 
 def _private(one: Mapping[str, Any]) -> Iterator[str]:

@@ -66,7 +66,6 @@ class Answer:
         code: TxValidationCode; None when nothing was ordered.
         event: ChaincodeEvent (`event_name`, `payload`) or None.
         refusals: what the node refused during the call.
-        spent: what the chaincode asked for, as `Invocation.spent`.
         conflict, unmet: what the transaction had read and another one had changed, and
             the policy that it does not satisfy, as `Explorer.reasons` of the node gives
             them; None = that is not why it failed.
@@ -81,7 +80,6 @@ class Answer:
     code: int | None = None
     event: Any = None
     refusals: Sequence[str] = ()
-    spent: Mapping[str, Sequence[float]] = field(default_factory=dict)
     conflict: Mapping[str, Any] | None = None
     unmet: Mapping[str, Any] | None = None
     held: Held | None = None
@@ -191,7 +189,6 @@ class Caller:
             code=commit.code if commit else None,
             event=outcome.event,
             refusals=proposal.refusals,
-            spent=proposal.spent,
             held=outcome.held,
             **reasons,
         )

@@ -78,6 +78,8 @@ class Endorser:
     """Of the orderer."""
     others: Callable[[str], Endorser | None] = lambda _name: None
     """Returns the endorser of another channel of the node, if there is one."""
+    remember: Callable[[str, Mapping[str, Sequence[float]]], None] = lambda *_: None
+    """Gets id and `spent` of each proposal that was answered to be ordered."""
     load: Load = field(default_factory=Load)
     turns: KeyedLocks[tuple[str, str]] = field(default_factory=KeyedLocks)
     """Of peers that share a process, by transaction and process."""
@@ -149,6 +151,8 @@ class Endorser:
                     answered = await self._round(endorsers, at, *asked).run()
             finally:
                 self.load.proposals -= 1
+            if endorse:
+                self.remember(proposal.tx_id, proposal.spent)
             watch.endorsed = answered[0].response.status < ERROR_STATUS
             return answered
 

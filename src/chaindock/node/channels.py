@@ -257,7 +257,7 @@ class Channels(Mapping[str, NodeChannel]):
             deployments = Deployments(ledger, lambda: members.peers, self._fleet)
             await deployments.load()
             stack.callback(self._fleet.channels.pop, name)
-            endorser = self._endorser(members, deployments, ledger)
+            endorser = self._endorser(members, deployments, explorer)
             orderer = await stack.enter_async_context(
                 Orderer(ledger, members.configuration, config.orderer)
             )
@@ -284,9 +284,9 @@ class Channels(Mapping[str, NodeChannel]):
             )
 
     def _endorser(
-        self, members: Members, deployments: Deployments, ledger: Ledger
+        self, members: Members, deployments: Deployments, explorer: Explorer
     ) -> Endorser:
-        configuration = members.configuration
+        configuration, ledger = members.configuration, deployments.ledger
         lifecycle = LifecycleContract(
             ledger.channel,
             lambda: configuration.peers,
@@ -298,6 +298,7 @@ class Channels(Mapping[str, NodeChannel]):
             peers=members.peers,
             ledger=ledger,
             definitions=deployments,
+            remember=explorer.remember,
             executor=self._executor,
             system={
                 NAMESPACE: lifecycle,

@@ -203,8 +203,8 @@ class Explorer:
     def transaction(self, view: View, tx_id: str) -> Any:
         """Return `describe` of a transaction, its `block`, why it was refused, `requests`.
 
-        `requests` is what the chaincode asked the node for: kind → [how many, seconds];
-        None if the node does not remember it. `tx_id` may be the beginning of an id.
+        `requests` is what the chaincode asked the node for, as `Invocation.spent`; None
+        if the node does not remember it. `tx_id` may be the beginning of an id.
 
         Raises: NotFound. InvalidInput: several ids begin like this.
         """

@@ -251,15 +251,13 @@ class Node:
     async def invoke(self, call: Call) -> Answer:
         """Endorse, order and commit. Raises NotFound, LaunchFailed, ExecuteFailed."""
         channel = self.channel(call.channel)
-        answer = await channel.caller.invoke(
+        return await channel.caller.invoke(
             call.name,
             call.args,
             is_init=call.is_init,
             endorsers=call.endorsers,
             **await self._told(channel, call),
         )
-        channel.explorer.remember(answer.tx_id, answer.spent)
-        return answer
 
     async def query(self, call: Call) -> Answer:
         """Have the first of the endorsers simulate. Raises as `invoke`."""

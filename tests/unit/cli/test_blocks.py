@@ -194,8 +194,11 @@ def test_requests_of_the_last_transactions_are_remembered(run, ledger):
     tx = transaction(rwset())
     ledger.commit(tx)
     assert json.loads(run("tx", "show", tx.tx_id, "--json").stdout)["requests"] is None
-    explorer.remember(tx.tx_id, {"GET_STATE": [3, 0.00125]})
-    assert "GET_STATE: 3, 1.25 ms in the node" in run("tx", "show", tx.tx_id).stdout
+    each = {"GET_STATE": [3, 0.00125, 0.001, 0.0002], "PUT_STATE": [1, 0.002, 0.002]}
+    explorer.remember(tx.tx_id, each)
+    told = run("tx", "show", tx.tx_id).stdout
+    assert "GET_STATE: 3, 1.25 ms in the node (1.00, 0.20, …)\n" in told
+    assert "PUT_STATE: 1, 2.00 ms in the node\n" in told
     for number in range(1000):
         explorer.remember(str(number), {})
     assert json.loads(run("tx", "show", tx.tx_id, "--json").stdout)["requests"] is None
