@@ -238,7 +238,8 @@ def _require_same_results(session: Session, call: Call) -> None:
 
     found = session.client().call(call, "compare")["differences"]
     if not found:
-        return
+        told = "the results of all runs are equal"
+        return click.echo(click.style(told, dim=True), err=True)
     lines = []
     for one in found:
         key = base64.b64decode(one["key"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -87,5 +87,6 @@ def _show(session: Session, found: Mapping[str, Any]) -> None:
     offset_s = found["offset_s"]
     told = "the time of this machine"
     if offset_s:
-        told = f"{abs(offset_s):.0f} s {'ahead' if offset_s > 0 else 'behind'}"
+        away = timedelta(seconds=abs(round(offset_s)))
+        told = f"{away} {'ahead' if offset_s > 0 else 'behind'}"
     click.echo(f"{found['now']}  ({told})")

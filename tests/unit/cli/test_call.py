@@ -224,6 +224,7 @@ def test_results_that_differ_are_shown_and_not_submitted(run, basic):
 def test_results_that_do_not_differ_are_submitted(run, basic):
     result = run("invoke", "basic", "echo", "x", "--check-determinism")
     assert (result.exit_code, result.stdout) == (0, "x")
+    assert result.stderr.startswith("the results of all runs are equal\n")
 
 
 def test_endorsers_may_be_given_together_or_one_by_one(run, basic):

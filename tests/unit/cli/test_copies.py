@@ -58,6 +58,7 @@ def test_a_snapshot_is_taken_listed_gone_back_to_and_forgotten(run, ledger):
     assert "snapshot base at 2 blocks; go back: chaindock --home" in result.stderr
     run("state", "put", "cc", "k", "2")
     assert "base" in run("snapshot", "--list").stdout
+    assert run("snapshot", "ls").stdout == run("snapshot", "--list").stdout
     result = run("revert")
     assert "back at snapshot base; 1 block removed" in result.stderr
     assert run("state", "get", "cc", "k").stdout == "1"
