@@ -48,9 +48,9 @@ _FUNCTION_MAX: Final = 100
 """Bytes of a function's name that are shown."""
 MAX_REFUSALS: Final = 10
 _REFUSAL_MAX: Final = 300
+"""Characters of one: names in it are the chaincode's."""
 _TIMED: Final = 20
 """Requests of a kind whose times are kept one by one."""
-"""Characters of one: names in it are the chaincode's."""
 ERROR_STATUS: Final = 400
 """From this status on the event of a transaction is dropped."""
 MAX_QUERIES = 1000
@@ -93,8 +93,7 @@ class Invocation:
         timeout_s: for this call; None = the configured execute timeout.
         refusals: what the node does not support of what the chaincode asked for; a
             contract may hide these errors from its caller.
-        spent: kind of request → [how many were answered, seconds of all in the node, and
-            those of each of the first few].
+        spent: kind of request → [how many, seconds of all, of each of the first few].
         caller: the call that waits for this one; None = a client's.
         invoke: calls the chaincode of this name on this channel ("" = that of the
             caller), for the given call; returns the message that answers, serialised.
@@ -181,12 +180,8 @@ class Invocation:
 
     def lost_stream(self, reason: str, *, sent: bool = True) -> StreamTerminated:
         """Return the error: the stream ended; not `sent` = before the call was sent."""
-        return StreamTerminated(
-            self.unsent("chaincode stream terminated"),
-            tx_id=self.tx_id,
-            reason=reason,
-            sent=sent,
-        )
+        text = self.unsent("chaincode stream terminated")
+        return StreamTerminated(text, tx_id=self.tx_id, reason=reason, sent=sent)
 
     def unsent(self, cause: str) -> str:
         """Return the text of an error that is no answer, as Fabric has it."""
