@@ -28,7 +28,7 @@ _yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
     of_channel=True,
 )
 @click.argument("name", required=False, shell_complete=_complete)
-@click.option("--list", "is_list", is_flag=True, help="List the snapshots, as `ls` does.")
+@click.option("--list", "is_list", is_flag=True, help="List the snapshots; also: ls.")
 @click.option("--rm", "removes", is_flag=True, help="Remove the snapshot NAME.")
 def snapshot(
     session: Session, name: str | None, *, is_list: bool, removes: bool
