@@ -16,13 +16,13 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import psutil
 
 from chaindock.aio import Latch
-from chaindock.container.attempt import LINE_BYTES
 from chaindock.container.contracts import Cause, Exit
+from chaindock.container.lines import Lines
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -42,10 +42,9 @@ SETTLE_S = 0.5
 """Seconds to wait, after the leader's end, for its last output and its group."""
 DRAIN_LIMIT_S = 5.0
 """Seconds to wait for a pipe that a process outside of the group keeps open."""
+_READ_BYTES: Final = 64 * 1024
 _PROBE_LIMIT_S: Final = 5.0
 _PLACES: Final = "/usr/bin:/bin:/usr/sbin:/sbin"
-SLICE_LINES, REST_S = 200, 0.01
-"""After so many lines other tasks get their turn for so long: 20,000 lines a second."""
 
 
 @dataclass(frozen=True)
@@ -84,77 +83,6 @@ class Output:
     active: Callable[[], None] = lambda: None
 
 
-class Pump:
-    """Passes the bytes of one pipe to `take`, line by line, without the line ends.
-
-    Memory is bounded by one read and one line.
-
-    Args:
-        take: gets each line; bytes that are not UTF-8 are replaced. Of a longer line it
-            gets the first 8 KiB and one byte more.
-        pause, resume: stop and continue reading the pipe.
-    """
-
-    def __init__(
-        self,
-        take: Callable[[str], None],
-        pause: Callable[[], None],
-        resume: Callable[[], None],
-    ) -> None:
-        self._take, self._pause, self._resume = take, pause, resume
-        self._loop = asyncio.get_running_loop()
-        self._pending = bytearray()
-        self._line = bytearray()
-        self._ended = self._paused = self._refused = False
-        self.done = asyncio.Event()
-
-    def feed(self, data: bytes) -> None:
-        """Take what was read."""
-        self._pending += data
-        if not self._paused:
-            self._work()
-
-    def end(self) -> None:
-        """No more is coming; what is pending is still handed on, then `done` is set."""
-        if not self._ended:
-            self._ended = True
-            if not self._paused:
-                self._work()
-
-    def _work(self) -> None:
-        *lines, rest = self._pending.split(b"\n", SLICE_LINES)
-        for line in lines:
-            self._emit(self._line + line)
-            self._line.clear()
-        if len(lines) < SLICE_LINES:
-            # A line begins. One byte too many is kept to know that it is cut.
-            self._line = (self._line + rest)[: LINE_BYTES + 1]
-            rest = bytearray()
-        self._pending = rest
-        if rest:
-            if not self._paused:
-                self._paused = True
-                self._pause()
-            self._loop.call_later(REST_S, self._work)
-            return
-        if self._paused:
-            self._paused = False
-            self._resume()
-        if self._ended and not self.done.is_set():
-            if self._line:
-                self._emit(self._line)
-            self.done.set()
-
-    def _emit(self, line: bytearray) -> None:
-        text = line[: LINE_BYTES + 1].decode("utf-8", "replace")
-        try:
-            self._take(text.removesuffix("\r"))
-        except (OSError, ValueError) as error:  # disk full, or the log was closed
-            if not self._refused:
-                self._refused = True
-                _log.warning("output line lost", error=repr(error))
-
-
 class Child(asyncio.SubprocessProtocol):
     """One started group. Made by Spawner."""
 
@@ -162,7 +90,8 @@ class Child(asyncio.SubprocessProtocol):
         self.program, self._output = program, output
         self.record: Record
         self._transport: asyncio.SubprocessTransport
-        self._pumps: dict[int, Pump] = {}
+        self._pipes: dict[int, asyncio.StreamReader] = {}
+        self._reads: list[asyncio.Future[None]] = []
         self._exited = asyncio.Event()
         self._exit: Latch[Exit] = Latch()
         self._gone = asyncio.Event()
@@ -242,19 +171,20 @@ class Child(asyncio.SubprocessProtocol):
         assert isinstance(transport, asyncio.SubprocessTransport)  # noqa: S101
         self._transport = transport
         for fd, take in ((1, self._output.stdout), (2, self._output.stderr)):
-            pipe: Any = transport.get_pipe_transport(fd)
-            self._pumps[fd] = Pump(take, pipe.pause_reading, pipe.resume_reading)
+            pipe = self._pipes[fd] = asyncio.StreamReader()
+            pipe.set_transport(cast("Any", transport.get_pipe_transport(fd)))
+            self._reads.append(asyncio.ensure_future(_hand_on(pipe, take)))
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         """Hand on output."""
         self._output.active()
-        self._pumps[fd].feed(data)
+        self._pipes[fd].feed_data(data)
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         """Note the end of a pipe."""
         del exc
-        if fd in self._pumps:
-            self._pumps[fd].end()
+        if fd in self._pipes:
+            self._pipes[fd].feed_eof()
 
     def process_exited(self) -> None:
         """Note the end of the leader."""
@@ -312,13 +242,15 @@ class Child(asyncio.SubprocessProtocol):
 
     async def _clear_up(self, sweep: Callable[[], Awaitable[None]]) -> None:
         await sweep()
-        try:
-            async with asyncio.timeout(DRAIN_LIMIT_S):
-                for pump in self._pumps.values():
-                    await pump.done.wait()
-        except TimeoutError:
-            for pump in self._pumps.values():
-                pump.end()
+        await asyncio.wait(self._reads, timeout=DRAIN_LIMIT_S)
+
+
+async def _hand_on(pipe: asyncio.StreamReader, take: Callable[[str], None]) -> None:
+    """Pass what is read to `take`, line by line."""
+    lines = Lines(take)
+    while data := await pipe.read(_READ_BYTES):
+        await lines.add(data)
+    lines.end()
 
 
 async def open_gate(program: Program, env: Mapping[str, str], output: Output) -> Child:

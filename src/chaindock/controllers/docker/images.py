@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+import msgspec
+
 from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.contracts import NodeLabels
 from chaindock.controllers.docker import names
@@ -31,7 +33,7 @@ from chaindock.errors import (
     RegistryUnavailable,
 )
 from chaindock.ids import Ccid
-from chaindock.platforms.base import Connection, LanguageImages, LaunchCommand
+from chaindock.platforms.base import LanguageImages, LaunchCommand
 from chaindock.telemetry import get_logger
 
 _log = get_logger("docker.pulls")
@@ -304,14 +306,10 @@ async def remove_images(
 
 def launch_label(launch: LaunchCommand) -> str:
     """Return a launch command as the text of a label."""
-    return json.dumps({**vars(launch), "env": dict(launch.env)})
+    return msgspec.json.encode(launch).decode()
 
 
-def _launch_from(label: Any) -> LaunchCommand | None:
-    try:
-        found = json.loads(label)
-        found["argv"] = tuple(found["argv"])
-        found["connection"] = Connection(found["connection"])
-        return LaunchCommand(**found)
-    except (KeyError, TypeError, ValueError):
-        return None
+def _launch_from(label: str | None) -> LaunchCommand | None:
+    with contextlib.suppress(msgspec.DecodeError):
+        return msgspec.json.decode(label or "", type=LaunchCommand)
+    return None

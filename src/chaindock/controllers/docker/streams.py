@@ -7,15 +7,15 @@ import contextlib
 import io
 import tarfile
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from chaindock.aio import Tasks
-from chaindock.container.attempt import LINE_BYTES
 from chaindock.container.contracts import ClientTls
 from chaindock.container.environment import tls_files
+from chaindock.container.lines import Lines
 from chaindock.controllers.docker.engine import Engine
 from chaindock.errors import EngineError, NotFound
 from chaindock.telemetry import get_logger
@@ -33,8 +33,6 @@ QUIET_S, DRAIN_S = 1.0, 30.0
 Some engines leave the stream of an ended container open.
 """
 BYTES_PER_S, BURST = 2 * 1024 * 1024, 16 * 1024 * 1024
-SLICE_LINES, REST_S = 200, 0.01
-"""After so many lines, or frames, other tasks get their turn: 20,000 lines a second."""
 _LAST_LINES = 50
 LOST = "[some output is missing here]"
 
@@ -86,14 +84,16 @@ class Demultiplexer:
 class OutputLines:
     """Multiplexed output, handed on line by line.
 
-    `take` gets (line without its end, stream). Bytes that are not UTF-8 are replaced; of
-    a longer line the first 8 KiB and one character more are handed on.
+    `take` gets (line, stream), as `Lines` hands them on.
     """
 
     def __init__(self, take: Callable[[str, Output], None]) -> None:
-        self._take, self._frames = take, Demultiplexer()
-        self._lines: defaultdict[Output, bytearray] = defaultdict(bytearray)
-        self._taken = 0
+        self._frames = Demultiplexer()
+
+        def lines_of(stream: Output) -> Lines:
+            return Lines(lambda line: take(line, stream))
+
+        self._lines = {stream: lines_of(stream) for stream in _STREAMS.values()}
 
     async def feed(self, data: bytes) -> None:
         """Take what was read."""
@@ -102,35 +102,12 @@ class OutputLines:
 
     async def add(self, stream: Output, part: bytes) -> None:
         """Take payload that somebody else split into streams."""
-        rest = part
-        while True:
-            *ended, rest = rest.split(b"\n", SLICE_LINES)
-            for line in ended:
-                self._grow(stream, line)
-                self._emit(stream)
-            self._taken += len(ended) + 1
-            if self._taken >= SLICE_LINES:
-                self._taken = 0
-                await asyncio.sleep(REST_S)
-            if len(ended) < SLICE_LINES:
-                break
-        self._grow(stream, rest)
+        await self._lines[stream].add(part)
 
     def end(self) -> None:
         """Hand on lines that have no end."""
-        for stream, line in self._lines.items():
-            if line:
-                self._emit(stream)
-
-    def _grow(self, stream: Output, part: bytes) -> None:
-        line = self._lines[stream]
-        line += part[: max(0, LINE_BYTES + 1 - len(line))]
-
-    def _emit(self, stream: Output) -> None:
-        line = self._lines[stream]
-        text = line.decode("utf-8", "replace").removesuffix("\r")
-        line.clear()
-        self._take(text, stream)
+        for lines in self._lines.values():
+            lines.end()
 
 
 class RunOutput:

@@ -29,10 +29,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import msgspec
 import psutil
 
 from chaindock.errors import StartFailed
-from chaindock.platforms.base import Connection, LaunchCommand
+from chaindock.platforms.base import LaunchCommand
 from chaindock.processes.folders import remove_tree
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -130,11 +131,8 @@ class Builds:
         folder = self._builds / key
         try:
             facts = json.loads((folder / "launch.json").read_text())
-            launch = dict(facts["launch"])
-            launch["argv"] = tuple(launch["argv"])
-            launch["connection"] = Connection(launch["connection"])
-            command = LaunchCommand(**launch)
-            build = Build(key, folder / "output", command, facts["language"])
+            launch = msgspec.convert(facts["launch"], LaunchCommand)
+            build = Build(key, folder / "output", launch, facts["language"])
             trusted = facts["boot"] == boot_id() or (folder / "sealed").exists()
         except (OSError, ValueError, KeyError, TypeError):
             return None

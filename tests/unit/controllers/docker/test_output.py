@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chaindock.container.attempt import LINE_BYTES
+from chaindock.container.lines import SLICE_LINES
 from chaindock.controllers.docker.client import json_objects
-from chaindock.controllers.docker.streams import SLICE_LINES, OutputLines, chunks_of
+from chaindock.controllers.docker.streams import OutputLines, chunks_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
