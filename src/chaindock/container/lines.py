@@ -8,7 +8,7 @@ from collections.abc import Callable
 from chaindock.container.attempt import LINE_BYTES
 from chaindock.telemetry import get_logger
 
-_log = get_logger("output")
+_log = get_logger("chaincode.output")
 SLICE_LINES, REST_S = 200, 0.01
 """After so many lines, or parts, other tasks get their turn: 20,000 lines a second."""
 
