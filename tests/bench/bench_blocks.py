@@ -1,20 +1,18 @@
-"""What a hundred subscribers of blocks cost the node.
+"""What a hundred subscribers of blocks and events cost the node.
 
-They are another process, each on a TLS connection of its own. The first rows are the CPU of
-the node for a submit of Fabric's client for Node; the last row is that for one block to
-one subscriber, beside a bare `grpc.aio` server that sends the same bytes.
+They are connections of Fabric's client for Go, with TLS, in a process of their own. The
+first rows are the CPU of the node for a submit of Fabric's client for Node; the last row
+is that for one block to one subscriber, beside a bare `grpc.aio` server that sends the
+same bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import sys
 import time
 from contextlib import AsyncExitStack
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -28,69 +26,88 @@ from chaindock.gateway.listener import ClientListener
 from chaindock.gateway.options import GatewayOptions
 from chaindock.identity.organization import Organization
 from support.clients.driver import driver
-from support.clients.network import network
+from support.clients.network import CHANNEL, network
 from support.gateways.delivering import open_place
 from support.nodes.node import FIXTURES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from support.clients.driver import Driver
 
 SUBSCRIBERS, ROUNDS, BLOCKS = 100, 3, 100
 CALLERS = (1, 64)
 MOST = 1.2
 """Goal: at most this many times the CPU without subscribers."""
-_PROGRAM = Path(__file__).parent / "subscribers.py"
-_METHODS = ("DeliverFiltered", "Deliver")
+_PUT: dict[str, Any] = {"fn": "put", "args": ["v" * 100]}
+_LOADS = {
+    "filtered": _PUT,
+    "block": _PUT,
+    "chaincode": {"fn": "event", "args": ["v" * 100]},
+}
+"""What is submitted, by the kind of listener."""
 _APART_S = 0.03
 """Between two blocks: by then all subscribers have the first one."""
 
 
-@contextlib.asynccontextmanager
-async def subscribed(**asked: Any) -> AsyncIterator[None]:
-    """Have clients follow, and see that they got blocks."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(_PROGRAM),
-        json.dumps({"count": SUBSCRIBERS, **asked}),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        assert await process.stdout.readline() == b"ready\n"
+class Subscribers:
+    """A hundred connections of a client for Go, which all follow one channel.
+
+    Args:
+        fields: the place, and who asks.
+    """
+
+    def __init__(self, client: Driver, **fields: str) -> None:
+        self._client = client
+        self._names = [f"{fields['address']} {at}" for at in range(SUBSCRIBERS)]
+        self._all("connect", channel=CHANNEL, **fields)
+
+    def _all(self, op: str, **fields: Any) -> list[Any]:
+        asked = [
+            self._client.send(op, stream=name, **{"who": name, **fields})
+            for name in self._names
+        ]
+        return [one.result(30) for one in asked]
+
+    def _counted(self) -> int:
+        return sum(one["count"] for one in self._all("counted"))
+
+    @contextlib.asynccontextmanager
+    async def following(self, kind: str) -> AsyncIterator[None]:
+        """Have them follow from the next block on, and see that each got some."""
+        listen = {"kind": kind, "contract": "plain", "counts": True}
+        before = self._counted()
+        await asyncio.to_thread(self._all, "listen", **listen)
         yield
-        process.stdin.close()
-        assert int(await process.stdout.readline()) >= SUBSCRIBERS
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        await asyncio.to_thread(self._all, "close")
+        assert self._counted() - before >= SUBSCRIBERS
 
 
 async def submits() -> AsyncIterator[Row]:
     """CPU of a submit with 1 and 64 callers, with and without subscribers."""
-    with scratch() as folder, network(folder) as net, driver("node") as client:
+    with (
+        scratch() as folder,
+        network(folder) as net,
+        driver("node") as client,
+        driver("go") as followers,
+    ):
         net.node.cli("deploy", FIXTURES / "conformance" / "go", "--name", "plain")
         who, pid = net.connect(client), net.node.status["pid"]
-        where = {"place": net.place("Org1"), "identity": net.identity("Org1")}
-        load: dict[str, Any] = {
-            "verb": "submitTransaction",
-            "fn": "put",
-            "args": ["v" * 100],
-            "prefix": "k",
-        }
+        fields = {**net.place("Org1"), **net.identity("Org1")}
+        subscribers = Subscribers(followers, **fields)
         for callers in CALLERS:
-            alone: list[float] = []
-            submit = measured(client, who, pid, alone, callers=callers, **load)
-            for method in _METHODS:
+            for kind, load in _LOADS.items():
+                alone: list[float] = []
                 spent: list[float] = []
-                same = measured(client, who, pid, spent, callers=callers, **load)
+                how = {"verb": "submitTransaction", "prefix": "k", "callers": callers}
+                submit = measured(client, who, pid, alone, **how, **load)
+                same = measured(client, who, pid, spent, **how, **load)
                 for _ in range(ROUNDS):
                     await submit()
-                    async with subscribed(method=method, **where):
+                    async with subscribers.following(kind):
                         await same()
-                what = f"submit, {callers} callers, {SUBSCRIBERS} {method}"
+                what = f"submit, {callers} callers, {SUBSCRIBERS} for {kind} events"
                 against = "without subscribers"
                 yield Row(what, min(spent), "µs", min(alone), against, most=MOST)
 
@@ -107,11 +124,7 @@ class Bare:
         self._next = asyncio.Event()
 
     async def stream(self, _: Any, context: Any) -> None:
-        for _round in range(2):  # what the program asks for before it follows
-            await context.read()
-            if not _round:
-                await context.write(self.response)
-                await context.write(b"\x08\xc8\x01")
+        await context.read()
         while True:
             await self._next.wait()
             await context.write(self.response)
@@ -142,13 +155,8 @@ async def messages(folder: Path) -> Row:
     (cert,), (key,) = (
         users.glob(f"User1*/msp/{kind}/*") for kind in ("signcerts", "keystore")
     )
-    identity = {"mspid": org.mspid, "cert": str(cert), "key": str(key)}
-
-    def at(address: str) -> dict[str, Any]:
-        place = {"address": address, "tls_name": "localhost"}
-        place["tls_ca"] = str(folder / "ca.pem")
-        return {"method": "DeliverFiltered", "place": place, "identity": identity}
-
+    fields = {"mspid": org.mspid, "cert": str(cert), "key": str(key)}
+    fields |= {"tls_name": "localhost", "tls_ca": str(folder / "ca.pem")}
     async with AsyncExitStack() as stack:
         place = await open_place(stack, folder, org)
         options = GatewayOptions(listen=("127.0.0.1", 0))
@@ -157,7 +165,7 @@ async def messages(folder: Path) -> Row:
         await stack.enter_async_context(listener)
         await listener.serve(org)
         bare = Bare()
-        first = (await place.feeds.of(place.channel).blocks(0))[0]
+        first = (await place.feeds.of(place.channel).blocks(0)).blocks[0]
         bare.response = first.filtered or b""
         server = grpc.aio.server()
         server.add_generic_rpc_handlers((bare,))  # type: ignore[arg-type]
@@ -168,7 +176,12 @@ async def messages(folder: Path) -> Row:
         stack.push_async_callback(server.stop, None)
         alone = await cpu(place.commit)()
         ours = str(listener.connection(org.mspid)["address"])
-        async with subscribed(**at(ours)), subscribed(**at(f"127.0.0.1:{port}")):
+        client = stack.enter_context(driver("go"))
+        both = [
+            await asyncio.to_thread(partial(Subscribers, client, **fields, address=at))
+            for at in (ours, f"127.0.0.1:{port}")
+        ]
+        async with both[0].following("filtered"), both[1].following("filtered"):
             sides = cpu(place.commit), cpu(bare.commit)
             value, floor = await in_turns(ROUNDS, *sides, pick=min)
         await server.stop(None)

@@ -11,114 +11,58 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Final, Self
 from weakref import WeakKeyDictionary
 
-from fabric_protos.common import common_pb2
-from fabric_protos.gateway import gateway_pb2
-from fabric_protos.peer import (
-    chaincode_event_pb2,
-    events_pb2,
-    proposal_pb2,
-    proposal_response_pb2,
-    transaction_pb2,
-)
-from fabric_protos.peer.chaincode_event_pb2 import ChaincodeEvent
-from google.protobuf.message import DecodeError
-
-from chaindock.aio import Waiters, off_loop
+from chaindock.aio import Waiters
 from chaindock.endorser.channel import Channel
 from chaindock.errors import NotFound
-from chaindock.ledger import encoding
+from chaindock.gateway.forms import FeedBlock, decode
 from chaindock.ledger.delivered import PrivateSet
 from chaindock.ledger.reader import View
+from chaindock.rpc.frames import Bundle
 from chaindock.values import KIB, MIB
 
-_BLOCK, _FILTERED = 2, 3
-"""Fields of `DeliverResponse`."""
 _CACHED_BYTES: Final = 16 * MIB
 """What is kept in memory of a channel's blocks; the newest one is kept in any case."""
-_BLOCK_COST: Final = 4096
-"""What a block takes beside its bytes."""
-_BATCH_BYTES: Final = 64 * KIB
+_BATCH_BYTES: Final = 250 * KIB
 """Of blocks that are given at once, unless one alone is larger."""
 _MANY: Final = 16
 """So many blocks are given at once without waiting for more."""
-_PACE_S, _LONGEST_S = 1e-3, 0.1
+_PACE_S, _LONGEST_S = 2e-3, 0.2
 """Pause before the next block is given: for each subscriber that got one, and at most. To
-send a block to a subscriber takes some 20 µs, so all of them take a fiftieth of the time;
-with 100 of them, a block waits at most 0.1 s for others."""
+send a block to a subscriber takes some 20 µs, so all of them take a hundredth of the time;
+with 100 of them, a block waits at most 0.2 s for others."""
 
 
 @dataclass(frozen=True, eq=False)
-class FeedBlock:
-    """A block as subscribers get it."""
+class Batch:
+    """Blocks that follow each other; all who wait for the first of them get the same."""
 
-    number: int
-    full: bytes
-    """A `DeliverResponse` with the block, which begins at `begin`."""
-    begin: int
-    filtered: bytes | None
-    """A `DeliverResponse` with the filtered block; None = a part of a transaction
-    cannot be read, and Fabric then ends the stream."""
-    events: tuple[ChaincodeEvent, ...]
-    """Of the valid transactions, in order."""
-    is_config: bool
-    """Whether its only transaction is a configuration."""
-    _made: dict[object, bytes] = field(default_factory=dict)
+    blocks: Sequence[FeedBlock]
+    _made: dict[object, bytes | Bundle | None] = field(default_factory=dict)
 
-    @property
-    def raw(self) -> bytes:
-        """The serialised block."""
-        return self.full[self.begin :]
+    def begin(self, count: int | None) -> Batch:
+        """Return the first `count` blocks; None = all."""
+        whole = count is None or count >= len(self.blocks)
+        return self if whole else Batch(self.blocks[:count])
 
-    @property
-    def cost(self) -> int:
-        """About how many bytes of memory the block takes."""
-        return 2 * len(self.full) + len(self.filtered or b"") + _BLOCK_COST
+    async def message(
+        self, form: object, make: Callable[[FeedBlock], Awaitable[bytes | None]]
+    ) -> bytes | Bundle | None:
+        """Return what is sent of the blocks: what `make` makes of each, if anything.
 
-    def event_response(self, chaincode: str) -> bytes | None:
-        """Return the `ChaincodeEventsResponse` of a chaincode; None = it has no event."""
-        if chaincode not in self._raised_by:
-            return None
-        if chaincode not in self._made:
-            events = [one for one in self.events if one.chaincode_id == chaincode]
-            self._made[chaincode] = gateway_pb2.ChaincodeEventsResponse(
-                events=events, block_number=self.number
-            ).SerializeToString()
-        return self._made[chaincode]
-
-    @cached_property
-    def _raised_by(self) -> frozenset[str]:
-        return frozenset(one.chaincode_id for one in self.events)
-
-    async def form(self, *, data: bool, judged: bool) -> bytes:
-        """Return a `DeliverResponse` with the block.
-
-        Args:
-            data: with its transactions.
-            judged: with what a committing peer adds, codes and commit hash.
+        It is made once for all who ask for the same form.
         """
-        if data and judged:
-            return self.full
-        key = data, judged
-        if key not in self._made:
-            make = partial(_form, self.raw, data=data, judged=judged)
-            self._made[key] = await off_loop(len(self.full), make)
-        return self._made[key]
-
-
-def _form(raw: bytes, *, data: bool, judged: bool) -> bytes:
-    block = common_pb2.Block.FromString(raw)
-    if not data:
-        block.ClearField("data")
-    if not judged:
-        block.metadata.metadata[common_pb2.TRANSACTIONS_FILTER] = b""
-        block.metadata.metadata[common_pb2.COMMIT_HASH] = b""
-    return encoding.field(_BLOCK, block.SerializeToString())
+        if form not in self._made:
+            made = [await make(block) for block in self.blocks]
+            messages = [one for one in made if one is not None]
+            one = messages[0] if messages else None
+            self._made[form] = Bundle(messages) if len(messages) > 1 else one
+        return self._made[form]
 
 
 class BlockFeed:
@@ -132,8 +76,8 @@ class BlockFeed:
         self._reader = channel.reader
         self._kept: OrderedDict[int, FeedBlock] = OrderedDict()
         self._kept_bytes = 0
-        self._coming: dict[int, asyncio.Task[Sequence[FeedBlock]]] = {}
-        self._outcomes: Waiters[int, Sequence[FeedBlock]] = Waiters()
+        self._coming: dict[int, asyncio.Task[Batch]] = {}
+        self._outcomes: Waiters[int, Batch] = Waiters()
         self._due = 0.0
         """When new blocks are given at the earliest, of the clock of the loop."""
         self._reverts = 0
@@ -146,7 +90,7 @@ class BlockFeed:
         """
         return Follower(self, start, most)
 
-    async def blocks(self, number: int) -> Sequence[FeedBlock]:
+    async def blocks(self, number: int) -> Batch:
         """Return a block as soon as it is there, and those after it that are there, too.
 
         Raises: LedgerClosed. LedgerError: a revert removed it, or blocks before it.
@@ -167,29 +111,29 @@ class BlockFeed:
                 task.cancel()
                 self._forget(number, task)
 
-    async def _read(self, number: int) -> Sequence[FeedBlock]:
+    async def _read(self, number: int) -> Batch:
         await self.ledger.wait_above(number)
         if self.ledger.height - number < _MANY:
             await asyncio.sleep(self._due - _now())
         reverts = len(self.ledger.reverted_to)
         try:
-            blocks = await self._reader.run(
+            batch = await self._reader.run(
                 partial(_decoded, number=number, end=self.ledger.height)
             )
         except NotFound:  # it was there
             raise self.ledger.reverted() from None
-        if not blocks or reverts != len(self.ledger.reverted_to):
+        if not batch.blocks or reverts != len(self.ledger.reverted_to):
             raise self.ledger.reverted()
         self._renew()
-        for block in blocks:
+        for block in batch.blocks:
             if block.number not in self._kept:
                 self._kept[block.number] = block
                 self._kept_bytes += block.cost
         while self._kept_bytes > _CACHED_BYTES and len(self._kept) > 1:
             self._kept_bytes -= self._kept.popitem(last=False)[1].cost
-        return blocks
+        return batch
 
-    def _came(self, number: int, task: asyncio.Task[Sequence[FeedBlock]]) -> None:
+    def _came(self, number: int, task: asyncio.Task[Batch]) -> None:
         self._forget(number, task)
         if task.cancelled():
             return
@@ -200,7 +144,7 @@ class BlockFeed:
             due = max(self._due, _now()) + told * _PACE_S
             self._due = min(due, _now() + _LONGEST_S)
 
-    def _forget(self, number: int, task: asyncio.Task[Sequence[FeedBlock]]) -> None:
+    def _forget(self, number: int, task: asyncio.Task[Batch]) -> None:
         if self._coming.get(number) is task:
             del self._coming[number]
 
@@ -250,18 +194,20 @@ class Follower:
     def __init__(self, feed: BlockFeed, position: int, most: int | None) -> None:
         self.position = position
         """Number of the block that comes next."""
-        self._feed, self._most = feed, most
+        self.most = most
+        """Blocks in a step; None = as many as go in one write."""
+        self._feed = feed
         self._reverts = len(feed.ledger.reverted_to)
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Sequence[FeedBlock]:
+    async def __anext__(self) -> Batch:
         self._require()
-        blocks = (await self._feed.blocks(self.position))[: self._most]
+        batch = (await self._feed.blocks(self.position)).begin(self.most)
         self._require()
-        self.position += len(blocks)
-        return blocks
+        self.position += len(batch.blocks)
+        return batch
 
     def _require(self) -> None:
         reverted_to = self._feed.ledger.reverted_to
@@ -289,97 +235,22 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _batch(find: Callable[[int], FeedBlock | None], number: int) -> Sequence[FeedBlock]:
-    """Return the blocks from `number` on that are found, up to `_BATCH_BYTES`."""
+def _batch(find: Callable[[int], FeedBlock | None], number: int) -> Batch:
+    """Return the blocks from `number` on that are found, up to `_BATCH_BYTES`.
+
+    One that cannot be filtered begins a batch: streams of filtered blocks end before it.
+    """
     blocks: list[FeedBlock] = []
     size = 0
     while (block := find(number)) is not None:
         size += len(block.full)
-        if blocks and size > _BATCH_BYTES:
+        if blocks and (size > _BATCH_BYTES or block.filtered is None):
             break
         blocks.append(block)
         number += 1
-    return blocks
+    return Batch(blocks)
 
 
-# --- decoding, on the reader's thread -------------------------------------------------
-
-
-def _decoded(view: View, number: int, end: int) -> Sequence[FeedBlock]:
+def _decoded(view: View, number: int, end: int) -> Batch:
     """Return the blocks from `number` on, up to `_BATCH_BYTES`. Raises: NotFound."""
     return _batch(lambda at: decode(view.block(at)[1]) if at < end else None, number)
-
-
-def decode(raw: bytes) -> FeedBlock:
-    """Return what subscribers get of a serialised block."""
-    block = common_pb2.Block.FromString(raw)
-    number = block.header.number
-    codes = block.metadata.metadata[common_pb2.TRANSACTIONS_FILTER]
-    filtered = events_pb2.FilteredBlock(number=number)
-    events: list[ChaincodeEvent] = []
-    readable = True
-    for code, envelope in zip(codes, block.data.data, strict=True):
-        try:
-            header, raised = _transaction(envelope)
-        except DecodeError:
-            readable = False
-            continue
-        if header is None:
-            continue
-        filtered.channel_id = header.channel_id
-        _list(filtered, header, code, raised)
-        if code == transaction_pb2.VALID:
-            events += (one for one in raised if one.event_name and one.tx_id)
-    kinds = [one.type for one in filtered.filtered_transactions]
-    full = encoding.field(_BLOCK, raw)
-    return FeedBlock(
-        number,
-        full,
-        len(full) - len(raw),
-        encoding.field(_FILTERED, filtered.SerializeToString()) if readable else None,
-        tuple(events),
-        kinds == [common_pb2.CONFIG],
-    )
-
-
-def _transaction(data: bytes) -> tuple[Any, list[ChaincodeEvent]]:
-    """Return the channel header of an envelope, and the events in it that name a chaincode.
-
-    No header = the filtered block does not list it. Raises: DecodeError.
-    """
-    try:
-        envelope = common_pb2.Envelope.FromString(data)
-    except DecodeError:
-        return None, []
-    payload = common_pb2.Payload.FromString(envelope.payload)
-    if not payload.HasField("header"):
-        return None, []
-    header = common_pb2.ChannelHeader.FromString(payload.header.channel_header)
-    if header.type != common_pb2.ENDORSER_TRANSACTION:
-        return header, []
-    return header, [one for one in _events(payload.data) if one.chaincode_id]
-
-
-def _events(data: bytes) -> Iterator[ChaincodeEvent]:
-    for outer in transaction_pb2.Transaction.FromString(data).actions:
-        action = transaction_pb2.ChaincodeActionPayload.FromString(outer.payload)
-        if not action.HasField("action"):
-            continue
-        response = proposal_response_pb2.ProposalResponsePayload.FromString(
-            action.action.proposal_response_payload
-        )
-        result = proposal_pb2.ChaincodeAction.FromString(response.extension)
-        yield chaincode_event_pb2.ChaincodeEvent.FromString(result.events)
-
-
-def _list(filtered: Any, header: Any, code: int, events: list[ChaincodeEvent]) -> None:
-    """Add a transaction to a filtered block; the events go without their payload."""
-    tx = filtered.filtered_transactions.add(
-        txid=header.tx_id, type=header.type, tx_validation_code=code
-    )
-    if header.type == common_pb2.ENDORSER_TRANSACTION:
-        tx.transaction_actions.SetInParent()
-    for event in events:
-        listed = tx.transaction_actions.chaincode_actions.add().chaincode_event
-        listed.CopyFrom(event)
-        listed.ClearField("payload")

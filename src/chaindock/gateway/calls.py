@@ -14,6 +14,7 @@ from chaindock.errors import ChaindockError
 from chaindock.gateway.intake import SLOW_S, Intake
 from chaindock.gateway.outlet import Outlet
 from chaindock.gateway.statuses import Refusal, fitting
+from chaindock.rpc.frames import Bundle
 from chaindock.rpc.status import CallEnded, Status
 from chaindock.rpc.stream import Stream as Incoming
 from chaindock.telemetry import get_logger
@@ -92,10 +93,9 @@ class Call:
             self._counts = True
         return request
 
-    async def write(self, *messages: bytes) -> None:
-        """Send responses, if there are any. Raises: CallEnded."""
-        if messages:
-            await self._desk.outlet.write(self._stream, messages, self._source)
+    async def write(self, message: bytes | Bundle) -> None:
+        """Send a response, or several. Raises: CallEnded."""
+        await self._desk.outlet.write(self._stream, message, self._source)
 
     async def answer(self, method: Unary | Feed) -> bytes | None:
         """Give a method the only request of the call, and return its response, if any."""

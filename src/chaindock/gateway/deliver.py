@@ -23,9 +23,10 @@ from chaindock.aio import off_loop
 from chaindock.endorser.acl import require
 from chaindock.endorser.channel import Channel, Joined
 from chaindock.errors import Denied, LedgerError
-from chaindock.gateway.blocks import BlockFeed, FeedBlock, Feeds
+from chaindock.gateway.blocks import BlockFeed, Feeds
 from chaindock.gateway.calls import Call as Context
 from chaindock.gateway.calls import Service
+from chaindock.gateway.forms import FeedBlock
 from chaindock.gateway.options import GatewayOptions
 from chaindock.gateway.requests import is_bound
 from chaindock.gateway.seat import Seat
@@ -34,6 +35,7 @@ from chaindock.identity.policies import satisfied
 from chaindock.ledger.delivered import PrivateSet
 from chaindock.ledger.encoding import field, uvarint
 from chaindock.lifecycle.collections import find_collection, stores
+from chaindock.rpc.frames import Bundle
 from chaindock.values import KIB
 
 _REQUEST_BYTES: Final = 128 * KIB
@@ -177,25 +179,23 @@ class Deliver:
         patient = seek.behavior != ab_pb2.SeekInfo.FAIL_IF_NOT_READY
         # The private data of a small block may be large.
         follower = feed.follow(start, 1 if form.private else None)
+        headers = seek.content_type == ab_pb2.SeekInfo.HEADER_WITH_SIG
+        make = partial(_message, form=form, headers=headers)
         while True:
             if not patient and follower.position >= channel.ledger.height:
                 raise _End(common_pb2.NOT_FOUND)
-            blocks = await anext(follower)
-            blocks = blocks[: stop - blocks[0].number + 1]
+            batch = await anext(follower)
+            first = batch.blocks[0]
+            batch = batch.begin(stop - first.number + 1)
             identity = access.require()
-            messages = []
-            try:
-                for block in blocks:
-                    if form.private:
-                        make = self._with_private(channel, feed, block, identity)
-                    else:
-                        make = _message(block, form, seek)
-                    messages.append(await make)
-            except _End:
-                await context.write(*messages)
-                raise
-            await context.write(*messages)
-            if blocks[-1].number == stop:
+            message: bytes | Bundle | None
+            if form.private:
+                message = await self._with_private(channel, feed, first, identity)
+            else:
+                message = await batch.message((form, headers), make)
+            if message is not None:
+                await context.write(message)
+            if batch.blocks[-1].number == stop:
                 return
 
     async def _with_private(
@@ -233,16 +233,17 @@ def _assemble(block: FeedBlock, sets: Sequence[PrivateSet]) -> bytes:
     return field(_BLOCK_AND_PRIVATE, b"".join(parts))
 
 
-async def _message(block: FeedBlock, form: Form, seek: Any) -> bytes:
-    """Return the `DeliverResponse` with a block. Raises: _End."""
+async def _message(block: FeedBlock, form: Form, *, headers: bool) -> bytes:
+    """Return the `DeliverResponse` with a block. Raises: _End.
+
+    `headers`: without transactions, unless they configure the channel.
+    """
     if form.filtered:
         if block.filtered is None:
             raise _End(_BAD)
         return block.filtered
-    headers = seek.content_type == ab_pb2.SeekInfo.HEADER_WITH_SIG
-    return await block.form(
-        data=block.is_config or not headers, judged=bool(form.resource)
-    )
+    data = block.is_config or not headers
+    return await block.form(data=data, judged=bool(form.resource))
 
 
 def _range(seek: Any, height: int) -> tuple[int, int]:

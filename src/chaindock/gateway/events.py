@@ -10,16 +10,16 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from fabric_protos.gateway import gateway_pb2 as pb
-
 from chaindock.aio import off_loop
 from chaindock.endorser.channel import Channel
 from chaindock.errors import ChaindockError
 from chaindock.gateway import requests
-from chaindock.gateway.blocks import FeedBlock, Feeds
+from chaindock.gateway.blocks import Feeds
 from chaindock.gateway.calls import Call as Context
+from chaindock.gateway.forms import FeedBlock, events_response
 from chaindock.gateway.statuses import Refusal
 from chaindock.ids import TxId
+from chaindock.rpc.frames import Bundle
 from chaindock.rpc.status import Status
 
 
@@ -32,17 +32,19 @@ async def chaincode_events(
     resource = "gateway/ChaincodeEvents"
     channel = await requests.opened(channels, resource, request, signed)
     del raw, signed
-    passed = request.after_transaction_id
+    chaincode, passed = request.chaincode_id, request.after_transaction_id
+    follower = feeds.of(channel).follow(_start(channel, request), 1 if passed else None)
+    make = partial(FeedBlock.events_of, chaincode=chaincode)
     try:
-        async for blocks in feeds.of(channel).follow(_start(channel, request)):
-            answers = []
-            for block in blocks:
-                answer = block.event_response(request.chaincode_id)
-                if passed:
-                    answer, passed = _after(block, request.chaincode_id, passed)
-                if answer is not None:
-                    answers.append(answer)
-            await context.write(*answers)
+        async for batch in follower:
+            message: bytes | Bundle | None
+            if passed:
+                message, passed = _after(batch.blocks[0], chaincode, passed)
+                follower.most = 1 if passed else None
+            else:
+                message = await batch.message(chaincode, make)
+            if message is not None:
+                await context.write(message)
     except ChaindockError as error:
         raise Refusal(Status.ABORTED, error.message) from error
 
@@ -71,8 +73,4 @@ def _after(block: FeedBlock, chaincode: str, tx_id: str) -> tuple[bytes | None, 
     events = iter(block.events)
     if all(event.tx_id != tx_id for event in events):
         return None, tx_id
-    left = [event for event in events if event.chaincode_id == chaincode]
-    if not left:
-        return None, ""
-    answer = pb.ChaincodeEventsResponse(events=left, block_number=block.number)
-    return answer.SerializeToString(), ""
+    return events_response(block.number, chaincode, events), ""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from chaindock.gateway.statuses import Refusal
+from chaindock.rpc.frames import Bundle
 from chaindock.rpc.status import Status
 from chaindock.rpc.stream import Stream
 from chaindock.values import KIB, MIB
@@ -101,15 +102,13 @@ class Outlet:
         if response.task is not None:
             response.task.cancel()
 
-    async def write(
-        self, stream: Stream, messages: Sequence[bytes], source: str
-    ) -> None:
+    async def write(self, stream: Stream, message: bytes | Bundle, source: str) -> None:
         """Write responses of a stream. Raises: Refusal, CallEnded."""
-        sent, size = None, sum(map(len, messages))
+        sent, size = None, len(message)
         if size > _LARGE:
             sent = await self._turn(size, source)
         try:
-            await stream.write(*messages)
+            await stream.write(message)
         finally:
             if sent is not None:
                 self._sent.pop(sent, None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import Final
 from urllib.parse import quote
@@ -81,6 +81,26 @@ def content(stream: int, data: bytes) -> Iterator[Buffer]:
         piece = whole[at : at + MOST_FRAME]
         yield HEAD.pack(len(piece) >> 8, len(piece) & 255, DATA, 0, stream)
         yield piece
+
+
+class Bundle:
+    """Messages that many calls send, put together once for all of them."""
+
+    def __init__(self, messages: Sequence[bytes]) -> None:
+        self.messages = messages
+        self.content = b"".join(
+            part for each in messages for part in (PREFIX.pack(0, len(each)), each)
+        )
+        self._framed = (-1, b"")
+
+    def __len__(self) -> int:
+        return len(self.content)
+
+    def frames(self, stream: int) -> bytes:
+        """Return the frames that hold them in a call; most connections have one call."""
+        if self._framed[0] != stream:
+            self._framed = stream, b"".join(content(stream, self.content))
+        return self._framed[1]
 
 
 def number(value: int) -> bytes:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from chaindock.rpc import frames as f
-from chaindock.rpc.frames import BrokenRule, Fault
+from chaindock.rpc.frames import BrokenRule, Bundle, Fault
 from chaindock.rpc.status import CallEnded, Status
 from chaindock.values import KIB, MIB
 
@@ -63,7 +63,6 @@ class Stream:
         self._last = self._over = False
         """Whether the other side has sent all it had to; whether this one has."""
         self._send_window = connection.initial_window
-        self._writing = False
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
 
@@ -171,63 +170,67 @@ class Stream:
 
     # --- writing ----------------------------------------------------------------------
 
-    def write_now(self, *messages: Buffer, ending: bytes = b"") -> bool:
-        """Send messages if that takes no waiting; return whether they were sent.
+    def write_now(self, message: Buffer, ending: bytes = b"") -> bool:
+        """Send a message if that takes no waiting; return whether it was sent.
 
         Raises: CallEnded.
         """
+        size = len(message)
+        if not self._fits(size + f.PREFIX.size):
+            return False
+        self._send(size + f.PREFIX.size, [f.PREFIX.pack(0, size), message], ending)
+        return True
+
+    def _fits(self, size: int, most: int = _LARGE) -> bool:
+        """Return whether so many bytes can be sent at once. Raises: CallEnded."""
         connection = self.connection
-        size = sum(map(len, messages)) + len(messages) * f.PREFIX.size
         self._check()
         if (
-            size > _LARGE
+            size > most
             or size > self._send_window
             or size > connection.send_window
             or connection.full
-            or self._writing
         ):
             return False
         connection.content()
-        parts: list[Buffer] = []
-        for message in messages:
-            parts += (f.PREFIX.pack(0, len(message)), message)
-        self._send(size, parts, ending)
         return True
 
     def _send(self, size: int, parts: list[Buffer], ending: bytes = b"") -> None:
         """Send what makes `size` bytes together, for which there is room."""
+        if size <= f.MOST_FRAME:
+            begin = f.HEAD.pack(size >> 8, size & 255, f.DATA, 0, self.number)
+            frames = [begin, *parts, ending]
+        else:
+            frames = [*f.content(self.number, b"".join(parts)), ending]
+        self._send_frames(size, b"".join(frames))
+
+    def _send_frames(self, size: int, frames: bytes) -> None:
         self._send_window -= size
         self.connection.send_window -= size
         head, self._head = self._head, b""
-        if size <= f.MOST_FRAME:
-            begin = f.HEAD.pack(size >> 8, size & 255, f.DATA, 0, self.number)
-            frames = [head, begin, *parts, ending]
-        else:
-            frames = [head, *f.content(self.number, b"".join(parts)), ending]
-        self.connection.send(b"".join(frames))
+        self.connection.send(head + frames if head else frames)
 
-    async def write(self, *messages: Buffer) -> None:
-        """Send messages; return when the other side has room for the next.
+    async def write(self, message: Buffer | Bundle) -> None:
+        """Send one or several messages; return when there is room for the next.
 
-        Raises: CallEnded: the call has ended, or a message is too large.
+        Raises: CallEnded: the call has ended, or the message is too large.
         """
-        most = self.connection.limits.send_bytes
-        for message in messages:
-            if len(message) > most:
-                text = f"Sent message larger than max ({len(message)} vs. {most})"
-                raise CallEnded(Status.RESOURCE_EXHAUSTED, text)
-        if self.write_now(*messages):
-            return
-        self._writing = True
-        try:
-            for message in messages:
-                await self._write(memoryview(message))
-        finally:
-            self._writing = False
+        most, size = self.connection.limits.send_bytes, len(message)
+        if isinstance(message, Bundle):
+            if self._fits(size, _TURN):
+                self._send_frames(size, message.frames(self.number))
+                if self.connection.full:
+                    await self._room()
+            else:
+                await self._write(b"", memoryview(message.content))
+        elif size > most:
+            text = f"Sent message larger than max ({size} vs. {most})"
+            raise CallEnded(Status.RESOURCE_EXHAUSTED, text)
+        elif not self.write_now(message):
+            await self._write(f.PREFIX.pack(0, size), memoryview(message))
 
-    async def _write(self, message: memoryview) -> None:
+    async def _write(self, prefix: bytes, message: memoryview) -> None:
         turn, at = 0, 0
-        prefix = f.PREFIX.pack(0, len(message))
         while prefix or at < len(message):
             room = await self._room()
             before, prefix = prefix[:room], prefix[room:]

@@ -24,6 +24,7 @@ from chaindock.ids import ChannelId
 from chaindock.ledger.ledger import Ledger
 from chaindock.ledger.reader import LedgerReader
 from chaindock.ledger.transaction import parse_transaction
+from chaindock.rpc.frames import Bundle
 from support.ledgers.envelopes import rwset, transaction
 from support.ledgers.ledger import NOT_VALIDATED, VALID
 
@@ -61,8 +62,8 @@ class Stream:
     async def read(self) -> Any:
         return await self._requests.get()
 
-    async def write(self, *responses: bytes) -> None:
-        for response in responses:
+    async def write(self, message: bytes | Bundle) -> None:
+        for response in message.messages if isinstance(message, Bundle) else [message]:
             await self._responses.put(response)
 
     # --- the client's side

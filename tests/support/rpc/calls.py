@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Self
 
 from chaindock.rpc.connection import Limits
+from chaindock.rpc.frames import Bundle
 from chaindock.rpc.server import Server
 from chaindock.rpc.status import CallEnded, Status
 from chaindock.values import MIB
@@ -87,10 +88,11 @@ async def _each(stream: Stream) -> bytes | None:
 
 
 async def _pour(stream: Stream) -> bytes | None:
-    """Send as many messages of as many bytes as asked for, in words."""
-    count, size = map(int, bytes(await stream.read() or b"0 0").split())
+    """Send as many messages of as many bytes as asked for, in words; or bundles of some."""
+    count, size, *some = map(int, bytes(await stream.read() or b"0 0").split())
+    message = Bundle([bytes(size)] * some[0]) if some else bytes(size)
     for _ in range(count):
-        await stream.write(bytes(size))
+        await stream.write(message)
     return None
 
 

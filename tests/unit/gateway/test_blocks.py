@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from fabric_protos.peer import events_pb2
 
 from chaindock.errors import LedgerClosed, LedgerError, NotFound
 from chaindock.gateway import blocks as feeds
-from chaindock.gateway.blocks import BlockFeed, Feeds, Follower, decode
+from chaindock.gateway.blocks import BlockFeed, Feeds, Follower
+from chaindock.gateway.forms import FeedBlock, decode
 from chaindock.ids import TxId
 from chaindock.ledger.ledger import Ledger
 from chaindock.ledger.reader import LedgerReader
@@ -65,7 +67,7 @@ async def some(follower: Follower, count: int) -> list[int]:
     """Return the numbers of the next blocks, which come in steps that end with them."""
     numbers: list[int] = []
     while len(numbers) < count:
-        numbers += (block.number for block in await in_time(anext(follower)))
+        numbers += (one.number for one in (await in_time(anext(follower))).blocks)
     assert len(numbers) == count
     return numbers
 
@@ -118,20 +120,19 @@ async def test_events_are_those_of_valid_transactions_in_order(feed):
         (("two", b"3"), VALID),
         (None, VALID),
     )
-    block = (await feed.blocks(number))[0]
+    block = (await feed.blocks(number)).blocks[0]
     assert [(one.event_name, one.payload) for one in block.events] == [
         ("one", b"1"),
         ("two", b"3"),
     ]
     response = gateway_pb2.ChaincodeEventsResponse.FromString(
-        block.event_response("cc")
+        await block.events_of("cc")
     )
     assert (list(response.events), response.block_number) == (
         list(block.events),
         number,
     )
-    assert block.event_response("cc") is block.event_response("cc")
-    assert block.event_response("other") is None
+    assert await block.events_of("other") is None
     filtered = events_pb2.DeliverResponse.FromString(block.filtered).filtered_block
     listed = [
         [
@@ -199,10 +200,35 @@ async def test_many_that_read_old_blocks_keep_nobody_waiting_for_new_ones(
 
 async def test_one_that_is_behind_gets_as_many_bytes_as_go_in_one_write(feed):
     for _ in range(6):
-        await commit(feed.ledger, 20_000)
+        await commit(feed.ledger, 80_000)
     follower = feed.follow(1)
-    steps = [len(await in_time(anext(follower))) for _ in range(2)]
+    steps = [len((await in_time(anext(follower))).blocks) for _ in range(2)]
     assert steps == [3, 3]
+
+
+async def test_what_is_sent_is_put_together_once_for_all(feed):
+    following = [asyncio.ensure_future(anext(feed.follow(0))) for _ in range(2)]
+    await commit(feed.ledger)
+    one, two = await asyncio.gather(*following)
+
+    async def full(block: FeedBlock) -> bytes:
+        return block.full
+
+    assert await one.message("full", full) is await two.message("full", full)
+
+
+async def test_a_block_that_cannot_be_filtered_begins_a_batch(feed, monkeypatch):
+    for _ in range(3):
+        await commit(feed.ledger)
+
+    def decoded(raw: bytes) -> FeedBlock:
+        block = decode(raw)
+        return replace(block, filtered=None) if block.number == 2 else block
+
+    monkeypatch.setattr("chaindock.gateway.blocks.decode", decoded)
+    follower = feed.follow(0)
+    numbers = [[one.number for one in (await anext(follower)).blocks] for _ in "ab"]
+    assert numbers == [[0, 1], [2, 3]]
 
 
 async def test_one_that_is_cancelled_takes_the_block_from_no_other(feed):
@@ -238,7 +264,9 @@ async def test_slow_followers_keep_no_blocks(feed, monkeypatch):
 async def test_the_newest_block_is_kept_however_large_it_is(feed, monkeypatch):
     monkeypatch.setattr(feeds, "_CACHED_BYTES", 1024)
     number = await commit(feed.ledger, 50_000)
-    assert (await feed.blocks(number))[0] is (await feed.blocks(number))[0]
+    assert (await feed.blocks(number)).blocks[0] is (await feed.blocks(number)).blocks[
+        0
+    ]
     assert list(feed._kept) == [number]
 
 
@@ -275,10 +303,10 @@ class TestRevert:
 
     async def test_nobody_gets_a_block_that_was_removed(self, feed, ledger):
         await commit(ledger, 10)
-        old = (await feed.blocks(4))[0]
+        old = (await feed.blocks(4)).blocks[0]
         await ledger.revert("four")
         await commit(ledger, 20)
-        new = (await feed.blocks(4))[0]
+        new = (await feed.blocks(4)).blocks[0]
         assert (len(new.raw) > len(old.raw), new.raw) == (True, ledger.get_block(4))
 
     async def test_one_that_waits_at_the_height_of_the_snapshot_goes_on(
@@ -310,7 +338,7 @@ async def test_followers_are_told_when_the_ledger_closes(tmp_path):
     with pytest.raises(LedgerClosed):
         await in_time(waiting)
     with pytest.raises(LedgerClosed):
-        (await feed.blocks(0))[0]
+        (await feed.blocks(0)).blocks[0]
 
 
 async def test_private_data_is_read_again_after_each_block(feed):

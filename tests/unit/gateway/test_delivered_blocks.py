@@ -14,8 +14,8 @@ from fabric_protos.peer import events_pb2
 from chaindock.endorser.channel import Channel
 from chaindock.endorser.configuration import Configuration
 from chaindock.gateway import deliver
-from chaindock.gateway.blocks import BlockFeed, FeedBlock, Feeds
-from chaindock.gateway.blocks import decode as decode_block
+from chaindock.gateway.blocks import Batch, BlockFeed, Feeds
+from chaindock.gateway.forms import decode as decode_block
 from chaindock.gateway.options import GatewayOptions
 from chaindock.gateway.seat import Seat
 from chaindock.identity.organization import Organization
@@ -85,8 +85,8 @@ async def test_a_recorded_request_gets_the_recorded_answer(tmp_path: Path):
 async def test_private_data_comes_with_its_block_as_recorded(tmp_path, monkeypatch):
     """The recorded client is no member of collection colC."""
 
-    async def recorded_block(_: BlockFeed, number: int) -> list[FeedBlock]:
-        return [decode_block(blocks()[number])]
+    async def recorded_block(_: BlockFeed, number: int) -> Batch:
+        return Batch([decode_block(blocks()[number])])
 
     # Blocks that the node makes have the signature of another orderer.
     monkeypatch.setattr(BlockFeed, "blocks", recorded_block)

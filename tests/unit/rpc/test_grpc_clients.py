@@ -82,6 +82,21 @@ async def test_a_stream_of_many_messages(channel: grpc.aio.Channel):
     assert [len(one) async for one in call] == [3000] * 3000
 
 
+@pytest.mark.parametrize(("count", "size", "some"), [(40, 3000, 80), (200, 10, 50)])
+async def test_a_stream_of_many_messages_that_go_together(
+    channel: grpc.aio.Channel, count: int, size: int, some: int
+):
+    """Of some calls on a connection, each with a window that may be smaller."""
+    asked = b"%d %d %d" % (count, size, some)
+    pour: Any = cast("Any", channel).unary_stream("/test.Calls/Pour")
+
+    async def sizes() -> list[int]:
+        return [len(one) async for one in pour(asked)]
+
+    found = await asyncio.gather(*(sizes() for _ in range(3)))
+    assert found == [[size] * count * some] * 3
+
+
 async def test_an_error_with_details(channel: grpc.aio.Channel):
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await unary(channel, "Fail")(b"")
