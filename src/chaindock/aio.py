@@ -203,9 +203,8 @@ async def finish(
 ) -> T:
     """Run `work` to its end even when the caller is cancelled meanwhile.
 
-    Args:
-        work: bounded in time by itself.
-        undo: called with the result when the caller was cancelled.
+    `work` is bounded in time by itself; `undo` gets its result if the caller was
+    cancelled.
 
     Cancelled: after `work` has ended and its result, if any, was undone.
     """

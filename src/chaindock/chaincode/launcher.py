@@ -48,12 +48,9 @@ class RuntimeLauncher:
     build is reused until a start says that its image is gone. What serves the peer of
     another organisation (`ids.at_peer`) runs from the same build.
 
-    Args:
-        registry: shared with the listener.
-        package_of: returns a package, verified; raises NotFound, PackageInvalid.
-        build: builds a package on its back end.
-        discard: removes what was built for a ccid, unless its back end keeps builds.
-        peer_for: makes what the chaincode of one attempt is told about the node.
+    `package_of` returns a package, verified, or raises NotFound, PackageInvalid.
+    `discard` leaves what back ends keep. `peer_for` makes what an attempt is told about
+    the node.
     """
 
     def __init__(

@@ -28,12 +28,9 @@ _NAME_MAX: Final = 300
 class HandlerRegistry:
     """All expected registrations and live handlers of a node.
 
-    Args:
-        admit_unlaunched: take registrations that nobody asked for (development mode).
-
-    Attributes:
-        arrivals: of connections to the listener that have brought no stream.
-        refusals: limits log lines about refused streams, by certificate.
+    `admit_unlaunched`: take registrations that nobody asked for (development mode).
+    `arrivals` are connections to the listener that have brought no stream; `refusals`
+    limits log lines about refused streams, by certificate.
     """
 
     def __init__(self, *, admit_unlaunched: bool = False) -> None:

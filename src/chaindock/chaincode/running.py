@@ -33,10 +33,9 @@ _STOP_MARGIN_S: Final = 30.0
 class Running:
     """A launched chaincode.
 
-    Attributes:
-        instance: None until it is built, and for a program that a user started.
-        handler: None until the stream is open.
-        stop_error: why the instance was not stopped: it may run on.
+    `instance` is None until it is built, and for a program that a user started;
+    `handler` until the stream is open. `stop_error`: why the instance was not stopped:
+    it may run on.
     """
 
     def __init__(self, registry: HandlerRegistry, attempt: Attempt) -> None:

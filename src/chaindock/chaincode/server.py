@@ -43,10 +43,8 @@ MAX_UNREGISTERED_EACH: Final = 4
 class ChaincodeListener(CallbackListener):
     """All listening addresses of a node; an async context manager.
 
-    Args:
-        registry: decides about registration.
-        authority: issues the servers' certificates, and has issued those of the
-            chaincode that may connect; None = without TLS.
+    `authority` issues the servers' certificates, and has issued those of the chaincode
+    that may connect; None = without TLS.
     """
 
     def __init__(

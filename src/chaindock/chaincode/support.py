@@ -27,15 +27,11 @@ _EXPLAIN_WAIT_S: Final = 5.0
 class ChaincodeSupport:
     """Where calls enter.
 
-    Args:
-        ready: returns when a chaincode takes calls, at the latest after so many
-            seconds, or raises why it does not (lifecycle.Custodian.ready).
-        timeout_of: the execute timeout of a chaincode by its name, in seconds; None =
-            the configured one.
-
-    Attributes:
-        process_of: the MSP id of the organisation whose processes serve the peer of an
-            organisation; "" = the first one of the node.
+    `ready` returns when a chaincode takes calls, at the latest after so many seconds,
+    or raises why it does not (lifecycle.Custodian.ready). `timeout_of` returns the
+    execute timeout of a chaincode by its name, in seconds; None = the configured one.
+    `process_of` returns the MSP id of the organisation whose processes serve the peer
+    of an organisation; "" = the first one of the node.
     """
 
     def __init__(

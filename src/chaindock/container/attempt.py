@@ -73,13 +73,9 @@ Stream = Literal["build", "stdout", "stderr"]
 class Attempt:
     """The record of one build-and-launch try.
 
-    Args:
-        ccid: what is launched.
-        log: file that keeps the output beyond this process; None = keep the tail only.
-
-    Attributes:
-        tx_of: says which transaction a line of the run belongs to; None = it cannot.
-        echo: gets the lines of the run too.
+    `log` keeps the output beyond this process; None = keep the tail only. `tx_of` says
+    which transaction a line of the run belongs to; None = it cannot. `echo` gets these
+    lines, too.
     """
 
     def __init__(self, ccid: Ccid, log: OutputFile | None = None) -> None:

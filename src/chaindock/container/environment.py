@@ -87,11 +87,8 @@ def tls_files(tls: ClientTls) -> dict[str, bytes]:
 def merged_ca(bundle: Path, trusted: bytes = b"") -> bytes:
     """Return the user's extra certificates and the usual ones, as one PEM file.
 
-    Most tools take one file instead of their own list, so it must hold both.
-
-    Args:
-        bundle: the extra certificates.
-        trusted: the usual ones; b"" = those of this machine.
+    Most tools take one file instead of their own list, so it must hold both. `trusted`
+    are the usual ones; b"" = those of this machine.
 
     Raises: ConfigInvalid when the bundle cannot be read.
     """

@@ -51,16 +51,11 @@ async def run_plan(
 ) -> None:
     """Run the steps of `plan` in order; the first that fails ends the build.
 
-    Args:
-        plan: what to run.
-        platform: tells from the output of a failed step whether a retry may help.
-        places: what the placeholders of the plan stand for.
-        run: runs the program of a step to its end, with every placeholder filled in and
-            with a title, and makes its `cwd` if that is missing. Calls
-            `line` for each line and `active` for each piece of output. Cancelled: the
-            program is ended.
-        attempt: whose phases are entered; gets the output.
-        silence_s: seconds without output after which a step is ended.
+    `platform` tells from the output of a failed step whether a retry may help. `run`
+    runs the program of a step to its end, with every placeholder filled in and with a
+    title, and makes its `cwd` if that is missing; it calls `line` for each line and
+    `active` for each piece of output, and ends the program if it is cancelled. A step
+    is ended after `silence_s` seconds without output.
 
     Raises: BuildFailed, BuildSilent (facts: `step` and those of the attempt); what `run`
         raises.

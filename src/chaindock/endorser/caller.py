@@ -127,20 +127,13 @@ class Caller:
     ) -> Answer:
         """Run a function and commit its writes.
 
-        Args:
-            name: of the chaincode.
-            args: function name and arguments.
-            signer: the client.
-            transient: seen by the chaincode only.
-            timeout_s: for the answer once the chaincode runs; None = configured.
-                Committing has no limit.
-            is_init: call Init.
-            commits: False drops the writes; nothing is ordered.
-            endorsers: as for `Endorser.process`.
+        `args` are the name of the function and its arguments; only the chaincode sees
+        `transient`. `timeout_s` is for the answer once the chaincode runs, None =
+        configured; committing has no limit. Without `commits` the writes are dropped
+        and nothing is ordered. `endorsers`: as for `Endorser.process`.
 
-        Returns:
-            the answer. Check `code`: 0 = the writes took effect. An answer of 400 or more
-            was not ordered.
+        Returns the answer. Check `code`: 0 = the writes took effect. An answer of 400
+        or more was not ordered.
 
         Raises:
             As `Endorser.process`: the chaincode gave no answer. ExecuteFailed also for a

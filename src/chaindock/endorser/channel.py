@@ -28,10 +28,8 @@ from chaindock.ledger.reader import LedgerReader
 class Members:
     """The organisations of one channel.
 
-    Attributes:
-        configuration: of the channel.
-        peers: the identities that endorse, by MSP id, that of the node's first
-            organisation first. Follows the configuration; a user may have stopped others.
+    `peers` are the identities that endorse, by MSP id, that of the node's first
+    organisation first. It follows the configuration; a user may have stopped others.
     """
 
     def __init__(
@@ -133,13 +131,10 @@ class Members:
 class Channel:
     """The parts of a channel while it is open; none of them knows another channel's.
 
-    Attributes:
-        id: its name.
-        ledger: for the event loop: simulators, point reads, commits.
-        reader: of the same ledger, on a thread of its own: for what takes longer.
-        members: `members.configuration` is the configuration in force, `members.peers`
-            the identities of the node that endorse here, by MSP id.
-        caller: calls chaincode as a client of the channel does.
+    `ledger` is for the event loop: simulators, point reads, commits; `reader` reads the
+    same ledger on a thread of its own, for what takes longer. `members.configuration`
+    is the configuration in force, `members.peers` the identities of the node that
+    endorse here, by MSP id. `caller` calls chaincode as a client of the channel does.
     """
 
     id: ChannelId

@@ -277,9 +277,8 @@ def _superseded(proposal: Proposal) -> bool:
 class Watch:
     """Counts and logs one proposal while it is worked on; a context manager.
 
-    Attributes:
-        admitted: set when all checks have passed.
-        endorsed: set unless the chaincode answered with an error.
+    `admitted` is set when all checks have passed, `endorsed` unless the chaincode
+    answered with an error.
     """
 
     def __init__(self, proposal: Proposal) -> None:

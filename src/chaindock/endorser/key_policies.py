@@ -32,8 +32,7 @@ A transaction above it fails its policies: to compile them takes 1.4 s of the wr
 class KeyPolicies:
     """The policies of the keys that one transaction writes, each counted once.
 
-    Attributes:
-        size: their bytes.
+    `size`: their bytes.
     """
 
     def __init__(self) -> None:

@@ -46,9 +46,8 @@ _MOST_SHOWN: Final = 3
 class Simulated:
     """What a chaincode said at one peer, and what it read and wrote.
 
-    Attributes:
-        answer: without interest and endorsement; None until `take`.
-        private: the private data that were written.
+    `answer` is None until `take`, without interest and endorsement; `private` are the
+    private data that were written.
     """
 
     proposal: Proposal

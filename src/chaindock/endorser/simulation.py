@@ -64,12 +64,10 @@ class SystemChaincode(Protocol):
     ) -> proposal_response_pb2.Response:
         """Return the answer to a call; never raises for what a caller can send.
 
-        Args:
-            simulator: of the channel of the proposal; None if that has no channel.
-            args: name of the function and its arguments.
-            identity: who signed.
-            mspid: organisation of the peer that is asked, in calls inside the node that
-                of the caller.
+        `simulator` is of the channel of the proposal; None if that has no channel.
+        `args` are the name of the function and its arguments; `identity` signed.
+        `mspid` is the organisation of the peer that is asked, in calls inside the node
+        that of the caller.
         """
 
 

@@ -52,8 +52,7 @@ _LAST: Final = (1 << 64) - 1
 class ConfigurationChaincode:
     """Answers calls of `cscc` for all channels of the node.
 
-    Args:
-        orderer: returns the address of the orderer, host:port; "" = nobody listens.
+    `orderer` returns the address of the orderer, host:port; "" = nobody listens.
     """
 
     def __init__(

@@ -103,8 +103,7 @@ def broken(path: Path, expected: str, cause: Exception | None) -> ConfigInvalid:
 class TlsFiles:
     """The TLS CA of an organisation, and the pairs that it issued.
 
-    Args:
-        path: the directory of the organisation, which has its MSP directories.
+    `path` is the directory of the organisation, which has its MSP directories.
 
     Raises: ConfigInvalid: a file cannot be read. StorageError: it cannot be written.
     """

@@ -53,10 +53,7 @@ def full_mspid(name: str, known: Collection[str]) -> str:
 class Organization:
     """CA, peer, admin and users; the first one of a node has the orderer, too.
 
-    Args:
-        path: `<folder>/peerOrganizations/<domain>`, complete.
-        mspid: e.g. `Org1MSP`.
-        domain: e.g. `org1.example.com`.
+    `path` is `<folder>/peerOrganizations/<domain>`, complete.
     """
 
     def __init__(self, path: Path, mspid: str, domain: str) -> None:
@@ -129,13 +126,10 @@ class Organization:
     ) -> SigningIdentity:
         """Return a client identity; made on first use and kept on disk.
 
-        Blocks for some milliseconds; may be called from any thread.
-
-        Args:
-            name: `Admin` is the organisation's admin.
-            attributes: for the certificate, beside hf.EnrollmentID, hf.Type and
-                hf.Affiliation; none = as they are. Other ones than before: the same
-                key gets a new certificate.
+        Blocks for some milliseconds; may be called from any thread. `Admin` is the
+        organisation's admin. `attributes` are for the certificate, beside
+        hf.EnrollmentID, hf.Type and hf.Affiliation; none = as they are. Other ones than
+        before: the same key gets a new certificate.
 
         Raises:
             InvalidInput: the name does not follow its rule, is too long together with
@@ -189,9 +183,7 @@ class Organizations:
     """All organisations of a node; the first one orders. Blocks when it reads or makes one.
 
     Whether an organisation is a member of a channel is a matter of that channel.
-
-    Attributes:
-        stopped: MSP ids of those whose peers a user has stopped.
+    `stopped` are the MSP ids of those whose peers a user has stopped.
     """
 
     def __init__(self, folder: Path, first: Organization) -> None:

@@ -24,10 +24,8 @@ def text_bytes(text: str) -> int:
 class Budget:
     """A limit for bytes that are held.
 
-    Args:
-        limit: in bytes.
-        name: what the limit holds for, with its setting, as the error text has it.
-        parent: what is taken here is taken there, too.
+    `name` is what it holds for, with its setting, as the error text has it. What is
+    taken here is taken of `parent`, too.
     """
 
     def __init__(self, limit: int, name: str, parent: Budget | None = None) -> None:

@@ -79,9 +79,8 @@ class CommittedBlock:
 class Committer:
     """Writes blocks. Make and use it on one thread.
 
-    Args:
-        wal_limit_bytes: when the log is longer, try to shorten it after a commit.
-        marker: as for `Ledger`.
+    When the log is longer than `wal_limit_bytes`, it tries to shorten it after a
+    commit. `marker`: as for `Ledger`.
     """
 
     def __init__(

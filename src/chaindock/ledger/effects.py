@@ -27,9 +27,8 @@ _FORMER = "SELECT number, hash, block FROM former.blocks ORDER BY number"
 class Effects:
     """Writes the effects of block `number`, which has the transactions `txs`.
 
-    Attributes:
-        changes: what the block has changed so far.
-        removed: whether private data was purged or has expired.
+    `changes` is what the block has changed so far; `removed`: whether private data was
+    purged or has expired.
     """
 
     def __init__(

@@ -54,20 +54,14 @@ class Ledger:
     the file cannot be read.
 
     Entering raises LedgerError when the file cannot be opened or belongs to another
-    schema or channel, LedgerCorrupt when it contradicts itself, InvalidInput when
-    the genesis envelope is none.
+    schema or channel, LedgerCorrupt when it contradicts itself, InvalidInput when the
+    genesis envelope is none.
 
-    Args:
-        path: the database file; it and its directory are made when absent.
-        channel: an existing ledger must be of this channel.
-        signer: signs blocks, on the writer thread.
-        genesis: returns the envelope of block 0, a config transaction; called on the
-            writer thread, only for a new ledger.
-        wal_limit_bytes: length of the write-ahead log above which it is shortened
-            actively.
-        marker: a file elsewhere that says that the ledger was made. If it exists and the
-            database does not, no new one is made.
-        strict: as for `Simulator`.
+    The file at `path`, and its directory, are made when absent; but not if a file
+    `marker` elsewhere says that the ledger was made. On the writer thread `signer`
+    signs blocks, and `genesis` returns the envelope of block 0 of a new ledger, a
+    config transaction. Above `wal_limit_bytes` the write-ahead log is shortened
+    actively. `strict`: as for `Simulator`.
     """
 
     def __init__(
@@ -203,10 +197,7 @@ class Ledger:
         """Make the indexes of rich queries that a package brings; they stay.
 
         Queries use an index when it has all documents, which are added between blocks.
-
-        Args:
-            ns: the chaincode's name.
-            files: by name in the code archive; a bad one is logged and left out.
+        `files` are by name in the code archive; a bad one is logged and left out.
 
         Raises: LedgerClosed, LedgerError. Cancelled: the indexes are made all the same.
         """

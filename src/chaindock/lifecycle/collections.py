@@ -33,12 +33,9 @@ def check_collections(
     mspids: Collection[str],
     former: CollectionConfigPackage | None = None,
 ) -> None:
-    """Apply the rules of a commit; the texts are Fabric's.
+    """Apply the rules of a commit of `package`; the texts are Fabric's.
 
-    Args:
-        package: the proposed collections.
-        mspids: the organisations of the channel.
-        former: the collections of the definition that is in force.
+    `mspids` are the organisations of the channel, `former` the collections in force.
 
     Raises: InvalidInput.
     """
@@ -206,14 +203,11 @@ def stores(config: StaticCollectionConfig, mspid: str) -> bool:
 
 
 class Collections:
-    """What one invocation may do with the collections of one chaincode.
+    """What one invocation may do with the collections of one chaincode, `ns`.
 
-    Args:
-        ns: name of the chaincode.
-        package: the collections of its definition, as the invocation sees it.
-        mspids: the organisations of the channel.
-        creator: the client that signed the proposal; its signature was checked.
-        mspid: organisation of the peer that runs the invocation.
+    `package` has the collections of its definition, as the invocation sees it; `mspids`
+    are the organisations of the channel. `creator` is the client, whose signature was
+    checked; `mspid` the organisation of the peer that runs the invocation.
     """
 
     def __init__(

@@ -55,14 +55,11 @@ _NOT_FOUND: Final = 404
 
 
 class LifecycleContract:
-    """Answers calls of `_lifecycle`.
+    """Answers calls of `_lifecycle` on one channel.
 
-    Args:
-        channel: name of the channel.
-        mspids: returns the organisations of the channel.
-        packages: of the node; the peers of its organisations share the files.
-        acl: takes `_lifecycle/FUNCTION` and an identity, raises Denied unless it may call
-            a function that is not for admins of the peer alone.
+    `mspids` returns the organisations of the channel; their peers share the files of
+    `packages`. `acl` takes `_lifecycle/FUNCTION` and an identity, and raises Denied
+    unless it may call a function that is not for admins of the peer alone.
     """
 
     def __init__(

@@ -44,11 +44,8 @@ _AT_ONCE: Final = 4
 class Packages(AbstractAsyncContextManager["Packages"]):
     """Keeps `fleet.installed` true. Use it on the event loop.
 
-    Args:
-        purge: removes what back ends keep of a chaincode that is uninstalled.
-
-    Attributes:
-        arrived: are told of each package that was installed.
+    `purge` removes what back ends keep of a chaincode that is uninstalled; `arrived`
+    are told of each package that was installed.
     """
 
     def __init__(

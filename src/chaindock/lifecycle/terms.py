@@ -104,14 +104,9 @@ def parse_collections(
 
     Keys match whatever their case is, null means the default, and unknown keys have no
     effect, as in the peer CLI. `check_collections` applies the rules of the channel.
+    Errors name the file as `source`; `warn` is told of each key that has no effect.
 
-    Args:
-        text: the whole file.
-        source: how errors name the file.
-        warn: told of each key that has no effect.
-
-    Raises:
-        InvalidInput: names the file, the collection, what was expected and found.
+    Raises: InvalidInput: names the file, the collection, what was expected and found.
     """
     try:
         found = json.loads(text)
@@ -192,10 +187,8 @@ def application_policy(
 ) -> policy_pb2.ApplicationPolicy | None:
     """Return the endorsement policy that a user gave in words; None = none was given.
 
-    Args:
-        signature: a signature policy, e.g. `OR('Org1MSP.peer')`; "" = not given.
-        reference: name of a policy of the channel; "" = not given.
-        where: how errors name the place.
+    `signature` is a signature policy, e.g. `OR('Org1MSP.peer')`, `reference` the name
+    of a policy of the channel; "" = not given. `where`: how errors name the place.
 
     Raises: InvalidInput: both, or no policy.
     """
@@ -213,11 +206,7 @@ def application_policy(
 
 
 def shown_policy(parameter: bytes) -> str:
-    """Return the text of the endorsement policy of a definition, or its path.
-
-    Args:
-        parameter: a serialised ApplicationPolicy, as a definition carries it.
-    """
+    """Return the text of a serialised ApplicationPolicy, or the path that it names."""
     try:
         policy = policy_pb2.ApplicationPolicy.FromString(parameter)
         signed = policy.WhichOneof("Type") == "signature_policy"

@@ -46,12 +46,7 @@ from chaindock.values import MIB
 
 
 class AdminServer:
-    """The admin API while it is entered.
-
-    Args:
-        home: root of the home; the caller holds its lock.
-        node: carries out the requests.
-    """
+    """The admin API while it is entered; the caller holds the lock of the home."""
 
     def __init__(
         self, home: Path, node: Node, options: AdminOptions | None = None

@@ -61,12 +61,8 @@ class Channels(Mapping[str, NodeChannel]):
     Entering opens those of the home, and raises what `Ledger` raises. The first one is
     that of the settings.
 
-    Args:
-        fleet: gets to know what each channel runs.
-        packages: of the node; what only a removed channel ran is retired.
-        deployer: makes a `Deployer`, given what is of the channel.
-        executor: runs chaincode for every channel.
-        concurrency: most proposals at once, on all channels; 0 = no limit.
+    `deployer` makes a `Deployer`, given what is of the channel. `concurrency`: most
+    proposals at once, on all channels; 0 = no limit.
     """
 
     def __init__(

@@ -40,9 +40,7 @@ _ROLES: Final = ("endorsingPeer", "chaincodeQuery", "ledgerQuery", "eventSource"
 class Connections:
     """How clients reach the node, as facts and as files in `folder`.
 
-    Args:
-        clients: serves the organisations.
-        client_auth: clients must show a certificate.
+    `clients` serves the organisations; with `client_auth` they must show a certificate.
     """
 
     def __init__(
@@ -78,10 +76,8 @@ class Connections:
     ) -> dict[str, Any]:
         """Return what a client needs; make the user on first use. Blocks.
 
-        Args:
-            user: name of the identity.
-            org: an MSP id, also without `MSP` at its end; None = the first organisation.
-            channel: None = the first one.
+        `org` is an MSP id, also without `MSP` at its end; None = the first
+        organisation. A `channel` of None is the first one.
 
         Returns: `mspid`, `domain`, `user`, `channel`; `address`, `tls_name` and `ca` of
             the peer, the same in `orderer`; `msp`, `certificate` and `key` of the user;

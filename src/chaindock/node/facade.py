@@ -138,13 +138,9 @@ class Node:
     ) -> Deployment:
         """Install the package file, define it as `name` on a channel and bring it up.
 
-        Args:
-            package: read before this returns; the caller removes it.
-            name: None = from the label.
-            terms: what the user says of the definition.
-            backend: `auto` or the name of a builder.
-            watch: told every event of the attempt.
-            channel: None = the first one.
+        `package` is read before this returns; the caller removes it. `name`: None =
+        from the label. `backend`: `auto` or the name of a builder. `watch` is told
+        every event of the attempt.
 
         Raises: PackageInvalid, InvalidInput, LaunchFailed.
         """

@@ -117,9 +117,7 @@ class Parts:
 class Health:
     """Health and readiness of the node, from the moment that its home is locked.
 
-    Attributes:
-        parts: None while the node starts.
-        going_down: the node takes no more work.
+    `parts` is None while the node starts; `going_down`: the node takes no more work.
     """
 
     def __init__(self, check_s: float = CHECK_S) -> None:

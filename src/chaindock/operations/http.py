@@ -88,11 +88,7 @@ def is_loopback(host: str) -> bool:
 
 
 class OperationsServer:
-    """The endpoint while it is entered.
-
-    Attributes:
-        url: where it answers; None = there is none.
-    """
+    """The endpoint while it is entered; `url` is where it answers, None = there is none."""
 
     def __init__(self, options: OperationsOptions, health: Health) -> None:
         self._options, self._health = options, health

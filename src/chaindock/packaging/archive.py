@@ -119,13 +119,10 @@ class _Header:
 
 
 class TarReader:
-    """The entries of a tar archive, in its order.
+    """The entries of a decompressed tar archive, which errors call `archive`, in its order.
 
-    Args:
-        stream: the decompressed archive.
-        archive: name of the archive in errors.
-        plain: only regular files, names exactly as they are (the outer archive);
-            otherwise directories and a leading `./` are allowed, too.
+    `plain`: only regular files, names exactly as they are (the outer archive);
+    otherwise directories and a leading `./` are allowed, too.
     """
 
     def __init__(

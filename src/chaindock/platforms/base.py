@@ -209,10 +209,8 @@ class Places:
 
     A placeholder without a value is an error. What was filled in is not filled again.
 
-    Args:
-        known: input, output, peer, listen, ccid, as far as they have a value here.
-        tool: gives what a program is called by.
-        cache: gives a directory; None at run time.
+    `known` has input, output, peer, listen, ccid, as far as they have a value here.
+    `tool` gives what a program is called by, `cache` a directory; None at run time.
     """
 
     def __init__(

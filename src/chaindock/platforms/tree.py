@@ -160,12 +160,9 @@ def collect(
 ) -> tuple[SourceFile, ...]:
     """Return the files of `root`, named as in code.tar.gz and sorted by name.
 
-    Args:
-        root: the directory.
-        skip_folders: a pattern of names of directories, such as `*.egg-info`.
-        skip_files: endings of names of files.
-        meta_folder: the META-INF directory of the package; default: the one in `root`.
-            Its hidden files are left out.
+    `skip_folders` is a pattern of names of directories, such as `*.egg-info`,
+    `skip_files` are endings of names of files. `meta_folder` is the META-INF directory
+    of the package, by default the one in `root`; its hidden files are left out.
 
     Raises:
         SourceInvalid: nothing to package, too much, a linked directory, a link that

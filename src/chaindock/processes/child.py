@@ -49,15 +49,11 @@ _PLACES: Final = "/usr/bin:/bin:/usr/sbin:/sbin"
 
 @dataclass(frozen=True)
 class Program:
-    """What is to be started.
+    """What is to be started; `kind` is "run" or "build".
 
-    Args:
-        argv: the program as an absolute path, and its arguments.
-        kind: "run" or "build".
-        inherits: descriptors that it gets and does not know of: locks on its build; in
-            a sandbox the end of a channel instead.
-        max_open_files, max_file_bytes: 0 = as the node has it.
-        sandbox: that it runs in; None = no sandbox.
+    `argv` begins with an absolute path. It gets the descriptors `inherits` and does not
+    know of them: locks on its build; in a sandbox the end of a channel instead. Limits
+    of 0 are those of the node.
     """
 
     argv: Sequence[str]

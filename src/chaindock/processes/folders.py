@@ -70,12 +70,8 @@ class Sockets:
     Only the user of the node gets as far as the socket, which ends with the directory of
     its run. Where the path of that directory is too long, or has characters that an
     address cannot hold, a short link leads there from a directory that nobody else may
-    enter. What a killed node left of it is found by its name.
+    enter. What a killed node left of it is found by its name, which has `node_id`.
     Source: docs/security.md; docs/adr (ADR-0005)
-
-    Args:
-        runs: holds the directories of the runs.
-        node_id: goes into the name of what lies elsewhere.
     """
 
     def __init__(self, runs: Path, node_id: str) -> None:

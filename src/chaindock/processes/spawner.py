@@ -96,11 +96,9 @@ class Records:
 
 
 class Spawner:
-    """Starts programs for one node and keeps account of them.
+    """Starts programs for one node and keeps account of them in `records`.
 
-    Args:
-        records: where the account lies; private directories lie beside it.
-        tasks: follows each child to its end.
+    Private directories lie beside the records; `tasks` follows each child to its end.
     """
 
     def __init__(self, records: Records, tasks: Tasks) -> None:
@@ -177,11 +175,8 @@ class Spawner:
     def clear(self, ccid: Ccid | None, grace_s: float) -> int:
         """End what killed processes of this node left, and remove its traces; blocks.
 
-        Args:
-            ccid: runs of this chaincode alone; None = everything.
-            grace_s: between SIGTERM and SIGKILL.
-
-        Returns: how many of the runs still had processes.
+        `ccid`: runs of this chaincode alone; None = everything. `grace_s` lies between
+        SIGTERM and SIGKILL. Returns how many of the runs still had processes.
         """
         own = set(self.children)
         records = [record for record in self.records.all() if record.run_id not in own]

@@ -53,11 +53,8 @@ def find(
 ) -> dict[str, list[psutil.Process]]:
     """Return the live processes of a node by run id: of `records`, and marked ones.
 
-    Args:
-        node_id: marker to look for.
-        records: groups to look for.
-        ended_at: the leader of the only record ended just now; what is left of its
-            session and was started before belongs to it.
+    `ended_at`: the leader of the only record ended just now; what is left of its
+    session and was started before belongs to it.
     Reads the process table: milliseconds; call it in a thread.
     """
     groups = {record.pid: record for record in records}
@@ -87,9 +84,7 @@ def find(
 def end(look: Callable[[], list[psutil.Process]], grace_s: float) -> int:
     """End what `look` finds: SIGTERM, `grace_s`, SIGKILL until nothing is found.
 
-    Blocks; call it in a thread.
-
-    Returns: how many processes were found at first.
+    Blocks; call it in a thread. Returns how many processes were found at first.
     """
     first = look()
     if first and grace_s > 0:

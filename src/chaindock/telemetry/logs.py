@@ -200,9 +200,8 @@ def _scrubbed(key: Any, value: Any) -> Any:
 class RateLimitedLog:
     """Lines that a client or a chaincode can cause without end; used in an event loop.
 
-    Args:
-        log: writes how many lines are missing.
-        most: lines of one cause in `EACH_S`.
+    `most` lines of one cause are written in `EACH_S`; `log` writes how many are
+    missing.
     """
 
     def __init__(self, log: Any, most: int = MOST) -> None:

@@ -200,11 +200,9 @@ _OF_PACKAGE: Final = (
 class Package:
     """What is known of a package.
 
-    Attributes:
-        succeeded: whether a launch succeeded; None = none has ended.
-        failed: the last launch or run ended without a stop.
-        restarts, exits: a scrape shows these counts under the names of the package;
-            `exits` by cause.
+    `succeeded`: whether a launch did, None = none has ended; `failed`: the last launch
+    or run ended without a stop. A scrape shows the counts `restarts` and `exits`, which
+    are by cause, under the names of the package.
     """
 
     succeeded: bool | None = None

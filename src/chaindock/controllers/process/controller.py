@@ -50,10 +50,8 @@ _LAYOUT = 2
 class ProcessController:
     """Implements container.contracts.Builder; an async context manager.
 
-    Args:
-        options: `root` and `cache_root` are made if missing.
-        environment: what builds need to reach package registries.
-        platforms: gives the platform of a package type; raises Unsupported.
+    Makes the directories `root` and `cache_root` of `options`. `platforms` gives the
+    platform of a package type, or raises Unsupported.
     """
 
     name = "process"

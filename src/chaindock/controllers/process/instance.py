@@ -60,11 +60,8 @@ class Host:
 class ProcessInstance:
     """Implements container.contracts.Instance.
 
-    Args:
-        ccid: what runs.
-        build: what it runs from.
-        tools: names of the programs of its toolchain.
-        host: objects that all runs of the node share.
+    `tools` are the programs of its toolchain; `host` has what all runs of the node
+    share.
     """
 
     def __init__(

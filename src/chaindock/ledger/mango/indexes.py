@@ -39,9 +39,8 @@ _IMPLICIT: Final = frozenset((ID, "_rev"))
 class Definition:
     """What an index file says.
 
-    Attributes:
-        columns: names of the fields, as in the file.
-        partial: the selector of the documents that are in it, as JSON; "" = all.
+    `columns` are names of fields, as in the file; `partial` is the selector of the
+    documents that are in it, as JSON; "" = all.
     """
 
     ddoc: str
@@ -175,17 +174,13 @@ def _columns(fields: Any) -> tuple[str, ...]:
 def plan(
     query: Query, indexes: Sequence[Index], *, strict: bool, filled: bool = True
 ) -> Plan:
-    """Choose as CouchDB does.
+    """Choose as CouchDB does, among the indexes of the namespace or collection.
 
-    Args:
-        query: what is asked for.
-        indexes: of the namespace or collection.
-        strict: a sort that no index serves is refused; else documents are sorted.
-        filled: whether the indexes have all documents; if not, the plan gives the same
-            rows in the same order without them.
+    `strict`: a sort that no index serves is refused; else documents are sorted. If the
+    indexes are not `filled`, which means have all documents, the plan gives the same
+    rows in the same order without them.
 
-    Raises:
-        InvalidInput: CouchDB's `no_usable_index`.
+    Raises: InvalidInput: CouchDB's `no_usable_index`.
     """
     root = query.selector.root
     named = query.use_index

@@ -35,14 +35,13 @@ _WALK_ROWS = 100
 class QueryResults(Results):
     """Documents that match a query as `queryresult.KV`, in its order.
 
-    Public ones are recorded as reads of their keys when they are taken, private ones are
-    not. The query text is parsed here. Raises: InvalidInput, with the text of peer or CouchDB.
+    Public ones are recorded as reads of their keys when they are taken, private ones
+    are not. The query text is parsed here. Raises: InvalidInput, with the text of peer
+    or CouchDB.
 
-    Args:
-        space: namespace, and collection or "".
-        page_size: most results; 0 = all.
-        strict: a sort that no index serves is refused, the limit of the text is not used,
-            and what is to be skipped is skipped in each internal page.
+    `space` is a namespace, and a collection or ""; `page_size` bounds the results, 0 =
+    all. `strict`: a sort that no index serves is refused, the limit of the text is not
+    used, and what is to be skipped is skipped in each internal page.
     """
 
     def __init__(
