@@ -149,9 +149,9 @@ def _summary(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "endorser", _identity(one)
     if response := found["response"]:
         told = escaped(response["message"])
-        yield "response", f"{response['status']} {told} {_value(response['payload'])}"
+        yield "response", f"{response['status']} {told} {preview(response['payload'])}"
     if event := found["event"]:
-        yield "event", f"{escaped(event['name'])} {_value(event['payload'])}"
+        yield "event", f"{escaped(event['name'])} {preview(event['payload'])}"
     if found.get("unreadable"):
         yield "unreadable", found["unreadable"]
 
@@ -161,13 +161,13 @@ def _lists(found: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
         "requests of the chaincode",
         [_times(kind, *known) for kind, known in (found["requests"] or {}).items()],
     )
-    yield "arguments", [_value(arg) or '""' for arg in found["args"]]
+    yield "arguments", [preview(arg) or '""' for arg in found["args"]]
     yield ("reads", [f"{_key(one)}  {_seen(one['version'])}" for one in found["reads"]])
     yield "ranges", [_range(one) for one in found["ranges"]]
     yield (
         "writes",
         [
-            f"{_key(one)}  {'(deleted)' if one['is_delete'] else _value(one['value'])}"
+            f"{_key(one)}  {'(deleted)' if one['is_delete'] else preview(one['value'])}"
             for one in found["writes"]
         ],
     )
@@ -209,10 +209,6 @@ def _range(one: Mapping[str, Any]) -> str:
     keys = "keys as a hash" if one["reads"] is None else count(len(one["reads"]), "key")
     start = shown(one["start"]) if one["start"] else "the first key"
     return f"{escaped(one['namespace'])}  from {start} to {end}: {keys}"
-
-
-def _value(data: str) -> str:
-    return preview(data, len(base64.b64decode(data))) if data else ""
 
 
 def _identity(one: Mapping[str, str] | None) -> str:
@@ -302,5 +298,5 @@ def _show_event(event: dict[str, Any], *, as_json: bool) -> None:
     click.echo(
         f"{event['block']:<6} {escaped(event['tx_id'][:TX_DIGITS])}  "
         f"{escaped(event['chaincode'])}  {escaped(event['name'])}  "
-        f"{_value(event['payload'])}"
+        f"{preview(event['payload'])}"
     )

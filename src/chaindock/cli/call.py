@@ -248,16 +248,13 @@ def _require_same_results(session: Session, call: Call) -> None:
             name = f"key with the hash {key.hex()}"
         where = escaped(" ".join(filter(None, (one["namespace"], one["collection"]))))
         lines.append(" ".join(filter(None, (one["what"], where, name))) + ":")
-        values = one["values"][:_SHOWN_VALUES]
-        lines += [
-            "  "
-            + ("(absent)" if value is None else preview(value, len(value) * 3 // 4))
-            for value in values
-        ]
+        for value in one["values"][:_SHOWN_VALUES]:
+            told = "(absent)" if value is None else preview(value) or '""'
+            lines.append(f"  {told}")
     told = f"chaincode {call.name!r} gives other results from run to run; nothing was "
     raise NotDeterministic(
         "\n".join([told + "submitted", *lines]),
         hint="take the time from the transaction (GetTxTimestamp), sort the keys of maps, "
-        "and use no random numbers",
+        "use no random numbers, and format without time zone and locale of the machine",
         differences=found,
     )

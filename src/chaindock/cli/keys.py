@@ -65,8 +65,8 @@ def shown(key: str) -> str:
     return " ".join(["--composite", *(shlex.quote(escaped(part)) for part in parts)])
 
 
-def preview(data: str, size: int) -> str:
-    """Return one line for a value of `size` bytes, of which `data` is base64."""
+def preview(data: str, size: int = 0) -> str:
+    """Return one line for a value of `size` bytes, or fewer; `data` is base64."""
     raw = base64.b64decode(data)
     cut = size > len(raw)
     # The last character may have been cut.

@@ -207,6 +207,7 @@ def test_results_that_differ_are_shown_and_not_submitted(run, basic):
         "error: chaincode 'basic' gives other results from run to run" in result.stderr
     )
     assert r"write basic k\x1b:" in result.stderr
+    assert "         1\n" in result.stderr  # as a whole, so without an ellipsis
     assert "(absent)" in result.stderr
     assert "\x1b" not in result.stderr
     assert "hint: take the time from the transaction" in result.stderr
