@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from chaindock.aio import KeyedLocks, off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS
@@ -138,8 +138,8 @@ class Endorser:
             self.load.proposals += 1
             try:
                 identity = await self._admit(proposal)
-                asked = proposal, identity, timeout_s, endorse, strict
-                first, now = self._round(endorsers, at, *asked), self.configuration
+                asked = proposal, identity, timeout_s, endorsers, at, endorse, strict
+                first, now = Round(self, *asked), self.configuration
                 members, answered = now.peers, None
                 watch.admitted = True
                 try:
@@ -148,25 +148,13 @@ class Endorser:
                     if members == now.peers and not _superseded(proposal):
                         raise
                 if answered is None or (endorse and members != now.peers):
-                    answered = await self._round(endorsers, at, *asked).run()
+                    answered = await Round(self, *asked).run()
             finally:
                 self.load.proposals -= 1
             if endorse:
                 self.remember(proposal.tx_id, proposal.spent)
             watch.endorsed = answered[0].response.status < ERROR_STATUS
             return answered
-
-    def _round(
-        self,
-        endorsers: Sequence[str],
-        at: str | None,
-        proposal: Proposal,
-        identity: Identity,
-        *how: Any,
-    ) -> Round:
-        named = self._peers_of(endorsers)
-        at = next(iter(named), at) or self.peer_of(proposal, identity.mspid)
-        return Round(self, proposal, identity, named, at, *how)
 
     def peer_of(self, proposal: Proposal, mspid: str) -> str:
         """Return whose peer a member of `mspid` asks: the own one if that runs.
@@ -185,7 +173,8 @@ class Endorser:
             )
         return next(iter(self.peers))
 
-    def _peers_of(self, organizations: Sequence[str]) -> list[str]:
+    def peers_of(self, organizations: Sequence[str]) -> list[str]:
+        """Return the MSP ids of organisations. Raises: NotFound: one has no peer here."""
         found = [full_mspid(one, self.peers) for one in organizations]
         for mspid in found:
             if mspid not in self.peers:

@@ -82,20 +82,25 @@ class Round:
     endorser: Endorser
     proposal: Proposal
     identity: Identity
+    timeout_s: float | None
     named: Sequence[str]
     """MSP ids of those that sign; none = `at`, and those that policies need."""
-    at: str
-    """MSP id of the peer that is asked first, or alone; the first one that is named."""
-    timeout_s: float | None
+    asked: str | None
+    """MSP id of the peer that is asked first, or alone, unless some are named; None = as
+    `Endorser.peer_of`."""
     endorse: bool
     """False: nobody signs."""
     strict: bool
     """As for `Endorser.process`."""
 
     def __post_init__(self) -> None:
-        self.named = list(dict.fromkeys(self.named)) if self.endorse else []
+        endorser, mspid = self.endorser, self.identity.mspid
+        named = endorser.peers_of(self.named)
+        first = next(iter(named), self.asked)
+        self.at = first or endorser.peer_of(self.proposal, mspid)
+        self.named = list(dict.fromkeys(named)) if self.endorse else []
         # One that is stopped meanwhile ends what it has begun.
-        self._peers = dict(self.endorser.peers)
+        self._peers = dict(endorser.peers)
         self._found: dict[str, Simulated | ChaindockError] = {}
         self._unequal: tuple[ProposalResponse, ProposalResponse] | None = None
 

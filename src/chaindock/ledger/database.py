@@ -10,7 +10,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -81,6 +81,8 @@ CREATE TABLE transient (tx_id TEXT PRIMARY KEY, height INTEGER NOT NULL,
   sets BLOB NOT NULL);
 CREATE INDEX transient_height ON transient (height);
 """
+_ENDINGS = ("", "-wal", "-shm")
+"""Of the files of a database."""
 PRIVATE_SINCE = 3
 """Earlier schemas have no private data, snapshots or indexes."""
 _EARLIER_SCHEMAS = range(1, SCHEMA_VERSION)
@@ -279,6 +281,24 @@ def corrupt(path: Path, found: str) -> LedgerCorrupt:
         path=path,
         found=found,
     )
+
+
+def remove_database(path: Path) -> None:
+    """Remove a database and its log. Idempotent. Raises: OSError."""
+    for ending in _ENDINGS:
+        path.with_name(path.name + ending).unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def replace_database(new: Path, path: Path) -> None:
+    """Put `new`, which has no log, into the place of a database. Raises: OSError."""
+    # A log that is left of the former database would be played into the new one.
+    with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for ending in _ENDINGS[1:]:
+        path.with_name(path.name + ending).unlink(missing_ok=True)
+    new.replace(path)
+    sync_folder(path.parent)
 
 
 @contextmanager

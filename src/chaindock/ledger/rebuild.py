@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from chaindock.durable import sync_folder
 from chaindock.errors import LedgerError
 from chaindock.ids import ChannelId
 from chaindock.ledger.blocks import check_block
@@ -26,6 +25,8 @@ from chaindock.ledger.database import (
     create,
     immediate,
     read_meta,
+    remove_database,
+    replace_database,
     translate,
     translated,
 )
@@ -68,7 +69,6 @@ INSERT INTO private SELECT NULL, -now.id, key, block, tx, superseded, labelled, 
   JOIN former.namespaces was ON was.id=-old.ns
   JOIN main.namespaces now ON now.ns=was.ns AND now.collection=was.collection
 """
-_ENDINGS: Final = ("", "-wal", "-shm")
 
 
 @dataclass(frozen=True)
@@ -158,17 +158,12 @@ def rebuild_file(
         raise LedgerError(f"there is no ledger {str(path)!r}", path=path)
     connect_writer(path, channel, None)[0].close()  # refuses what is no such ledger
     new = path.with_name(path.name + ".rebuilt")
-    _remove(new)
+    remove_database(new)
     try:
         with translated(path), closing(connect_writer(new, channel, None)[0]) as db:
             height, recorded = _fill(db, path, channel, whole=whole)
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        with translated(path), closing(sqlite3.connect(path)) as old:
-            old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        for ending in _ENDINGS[1:]:
-            path.with_name(path.name + ending).unlink(missing_ok=True)
-        new.replace(path)
-        sync_folder(path.parent)
+        replace_database(new, path)
     except OSError as error:
         raise LedgerError(
             f"ledger {str(path)!r} cannot be replaced: {error.strerror}",
@@ -176,7 +171,7 @@ def rebuild_file(
             path=path,
         ) from error
     finally:
-        _remove(new)
+        remove_database(new)
     if warn is not None and recorded not in {None, height}:
         warn(_differing(path, height, recorded))
     return height
@@ -223,8 +218,3 @@ def _fill(
         height = int(read_meta(db, path, "height"))
     db.execute("DETACH former")
     return height, recorded
-
-
-def _remove(path: Path) -> None:
-    for ending in _ENDINGS:
-        path.with_name(path.name + ending).unlink(missing_ok=True)

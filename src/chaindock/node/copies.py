@@ -28,12 +28,14 @@ from chaindock.ledger.database import (
     connect_writer,
     corrupt,
     mark,
+    remove_database,
+    replace_database,
     translated,
 )
 from chaindock.ledger.packing import read_block
 from chaindock.ledger.rebuild import rebuild_file, verify_all
 from chaindock.lifecycle.targets import TargetState
-from chaindock.node.home import LOGS, Home, remove_database
+from chaindock.node.home import Home
 
 _FORMAT: Final = 1
 _MANIFEST: Final = "manifest.json"
@@ -101,9 +103,9 @@ def load(home: Home, source: Path) -> dict[str, Any]:
             pass
         for channel in manifest["ledgers"]:
             path, marker = home.ledger(channel)
-            _replace(folder / path.name, path)
+            replace_database(folder / path.name, path)
             mark(path, marker)
-        _replace(folder / _TARGETS, home.desired)
+        replace_database(folder / _TARGETS, home.desired)
     return manifest
 
 
@@ -257,17 +259,6 @@ def _authorities(home: Home) -> list[bytes]:
         with suppress(OSError):
             found.append(path.read_bytes())
     return found
-
-
-def _replace(new: Path, current: Path) -> None:
-    """Put `new` into the place of a database, at once."""
-    # A log that is left of the former database would be played into the new one.
-    with suppress(sqlite3.Error), closing(sqlite3.connect(current)) as db:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    for ending in LOGS:
-        current.with_name(current.name + ending).unlink(missing_ok=True)
-    new.replace(current)
-    sync_folder(current.parent)
 
 
 # --- check and rebuild -----------------------------------------------------------------

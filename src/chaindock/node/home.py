@@ -21,9 +21,8 @@ from chaindock.config.environment import require_own
 from chaindock.durable import storing, sync_folder, write_file
 from chaindock.errors import NodeAlreadyRunning, NodeError, StorageError
 from chaindock.ids import ChannelId, require_channel
+from chaindock.ledger.database import remove_database
 
-LOGS: Final = ("-wal", "-shm")
-"""Endings of the files that SQLite keeps beside a database."""
 _REMOVED: Final = ".removed"
 """Ending of the marker of a ledger that is about to be removed."""
 _NEXT_START: Final = "check the permissions; the next start of the node tries again"
@@ -180,13 +179,6 @@ class Home:
             "--home DIR or CHAINDOCK_HOME",
             home=str(self.root),
         )
-
-
-def remove_database(path: Path) -> None:
-    """Remove a database and its log. Idempotent. Raises: OSError."""
-    for ending in ("", *LOGS):
-        path.with_name(path.name + ending).unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def _lock(fd: int) -> None:
