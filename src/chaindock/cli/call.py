@@ -220,16 +220,20 @@ def _show_reasons(answer: Mapping[str, Any], *, named: bool) -> None:
 
     for line in reason_lines(answer):
         click.echo(f"       {line}", err=True)
+    if hint := next_step(answer, named=named):
+        show.note("hint", hint, "cyan")
+
+
+def next_step(answer: Mapping[str, Any], *, named: bool) -> str:
+    """Return what to do about a transaction that is not valid; "" = it is not known."""
     if answer["conflict"]:
-        again = "submit the transaction again: it then reads the new value"
-        show.note("hint", again, "cyan")
-    if answer["code"] == _POLICY_FAILURE:
-        stopped = (answer["unmet"] or {}).get("stopped") or ()
-        starts = ", ".join(f"chaindock org start {one}" for one in stopped)
-        hint = f"start the peers that are stopped, too: {starts}"
-        show.note(
-            "hint", hint if starts and not named else _POLICY_HINTS[named], "cyan"
-        )
+        return "submit the transaction again: it then reads the new value"
+    if answer["code"] != _POLICY_FAILURE:
+        return ""
+    stopped = (answer["unmet"] or {}).get("stopped") or ()
+    starts = ", ".join(f"chaindock org start {one}" for one in stopped)
+    hint = f"start the peers that are stopped, too: {starts}"
+    return hint if starts and not named else _POLICY_HINTS[named]
 
 
 def _require_same_results(session: Session, call: Call) -> None:

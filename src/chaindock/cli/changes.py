@@ -14,7 +14,7 @@ import click
 
 from chaindock.cli import show
 from chaindock.cli.blocks import reason_lines
-from chaindock.cli.call import CallCommand
+from chaindock.cli.call import CallCommand, next_step
 from chaindock.cli.keys import (
     TX_DIGITS,
     composite,
@@ -141,7 +141,8 @@ def _committed(
         text += f"{answer['code_name']} ({answer['code']}); nothing was written"
         raise TransactionInvalid(
             "\n".join([text, *reason_lines(answer)]),
-            hint=f"see it: {session.words(f'tx show {tx}')}",
+            hint=next_step(answer, named=False)
+            or f"see it: {session.words(f'tx show {tx}')}",
             tx_id=answer["tx_id"],
             validation_code=answer["code"],
         )

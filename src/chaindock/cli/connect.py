@@ -22,6 +22,9 @@ _org_option = click.option(
 )
 
 
+_USER = "User1"
+
+
 def _user_option(user: str) -> Callable[..., Any]:
     return click.option(
         "--user",
@@ -49,7 +52,7 @@ def _shell_option(function: Any) -> Any:
 )
 @name_argument()
 @_org_option
-@_user_option("User1")
+@_user_option(_USER)
 @click.option(
     "--lang",
     type=click.Choice(list(SNIPPETS)),
@@ -87,7 +90,9 @@ def connect(
             ("profile", found["profile"]),
         ]
     )
-    words = session.words(f"connect {name} --lang {'|'.join(SNIPPETS)}")
+    who = {"--org": org, "--user": user if user != _USER else None}
+    told = "".join(f" {key} {one}" for key, one in who.items() if one)
+    words = session.words(f"connect {name}{told} --lang {'|'.join(SNIPPETS)}")
     click.echo(f"a program that does this: {words}", err=True)
 
 

@@ -46,10 +46,13 @@ def check_collections(
         seen.add(config.name)
     if former is None or not former.config:
         return
+    known = ", ".join(one.static_collection_config.name for one in former.config)
+    hint = f"a collection cannot be removed; keep those that are defined: {known}"
     if not configs:
         raise InvalidInput(
             "the proposed collection config does not contain previously defined "
-            "collections"
+            "collections",
+            hint=hint,
         )
     proposed = {config.name: config for config in configs}
     for old in map(_explicit, former.config):
@@ -57,7 +60,8 @@ def check_collections(
         if new is None:
             raise InvalidInput(
                 f"existing collection [{old.name}] missing in the proposed collection "
-                "configuration"
+                "configuration",
+                hint=hint,
             )
         if new.block_to_live != old.block_to_live:
             raise InvalidInput(

@@ -217,11 +217,14 @@ def shown_policy(parameter: bytes) -> str:
 
 
 def unsatisfiable(
-    parameter: bytes, mspids: Collection[str], has_policy: Callable[[str], bool]
+    parameter: bytes,
+    channel: str,
+    mspids: Collection[str],
+    has_policy: Callable[[str], bool],
 ) -> str | None:
     """Return why nobody can satisfy an endorsement policy; None = somebody may.
 
-    `mspids` are the members of the channel; `has_policy` tells whether a path exists.
+    `mspids` are the members of `channel`; `has_policy` tells whether a path exists.
     """
     policy = policy_pb2.ApplicationPolicy.FromString(parameter)
     if policy.WhichOneof("Type") != "signature_policy":
@@ -234,7 +237,8 @@ def unsatisfiable(
     absent = [one for one in dict.fromkeys(named) if one not in mspids]
     if not absent or _may_hold(signed.rule, [one in mspids for one in named]):
         return None
-    adds = ", ".join(f"chaindock org add {one.removesuffix('MSP')}" for one in absent)
+    orgs = (f"{one.removesuffix('MSP')} --channel {channel}" for one in absent)
+    adds = ", ".join(f"chaindock org add {one}" for one in orgs)
     verb = "is no member" if len(absent) == 1 else "are no members"
     return f"{', '.join(absent)} {verb} of the channel: {adds}"
 

@@ -153,7 +153,7 @@ class Node:
             name = name_from_label(info.label)
         now = wanted.members.configuration
         if why := terms.policy and unsatisfiable(
-            terms.policy, now.peers, now.policies.has
+            terms.policy, wanted.id, now.peers, now.policies.has
         ):
             text = f"warning: nobody can satisfy the endorsement policy: {why}"
             watch(Event("note", {"text": text}))

@@ -70,7 +70,7 @@ UNMET = {
     "policy": "OR('Org2MSP.peer')",
     "reason": None,
     "endorsers": ["Org1MSP.peer"],
-    "stopped": [],
+    "stopped": ["Org2MSP"],
 }
 
 

@@ -1,7 +1,6 @@
 """`state put`, `del`, `export`, `import`, `block cut` and `time`."""
 
 import json
-import re
 
 import pytest
 
@@ -63,9 +62,7 @@ def test_a_write_that_is_refused_says_so(run, ledger):
     assert result.exit_code == 1
     assert "policy of key refused of cc: OR('Org2MSP.peer')" in result.stderr
     assert "ENDORSEMENT_POLICY_FAILURE (10); nothing was written" in result.stderr
-    assert re.search(
-        "chaindock .*tx show [0-9a-f]{12} --channel mychannel", result.stderr
-    )
+    assert "peers that are stopped, too: chaindock org start Org2MSP" in result.stderr
 
 
 def test_what_was_exported_can_be_imported_as_it_was(run, ledger, tmp_path):

@@ -113,6 +113,8 @@ def test_connect_shows_what_is_needed_and_what_comes_next(run, basic, home):
         assert text in result.stdout
     assert str(home / "User1" / "msp" / "keystore" / "priv_sk") in result.stdout
     assert f"--home {home} connect basic --lang node|go|java" in result.stderr
+    other = run("connect", "basic", "--org", "Org1", "--user", "clerk")
+    assert "connect basic --org Org1 --user clerk --lang node|" in other.stderr
     told = json.loads(run("connect", "basic", "--json", "--lang", "go").stdout)
     assert told["contract"] == "basic"
     assert told["program"].startswith("// Calls the contract basic")

@@ -49,7 +49,7 @@ async def test_an_unknown_organisation_is_answered_with_the_next_step(
         (
             "AND('Org1MSP.peer', 'Org3MSP.peer')",
             "",
-            "Org3MSP is no member of the channel: chaindock org add Org3",
+            "Org3MSP is no member of the channel: chaindock org add Org3 --channel trades",
         ),
         ("OutOf(2, 'Org1MSP.peer', 'A.peer', 'B.peer')", "", "A, B are no members"),
         ("OR('Org1MSP.peer', 'Org3MSP.peer')", "", None),
@@ -68,6 +68,8 @@ async def test_a_policy_that_nobody_can_satisfy_is_found(
     policy = application_policy(signature, path, "the policy")
     assert policy is not None
     now = members.configuration
-    found = unsatisfiable(policy.SerializeToString(), now.peers, now.policies.has)
+    found = unsatisfiable(
+        policy.SerializeToString(), "trades", now.peers, now.policies.has
+    )
     assert (found is None) == (told is None)
     assert (told or "") in (found or "")

@@ -248,6 +248,7 @@ def test_an_upgrade_keeps_collections_and_their_time_to_live():
         with pytest.raises(InvalidInput) as caught:
             check_collections(proposed, ORGS, former)
         assert caught.value.message.startswith(text)
+        assert (": a, b" in (caught.value.hint or "")) is ("BlockToLive" not in text)
 
 
 # --- use
