@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import Final
 from urllib.parse import quote
@@ -86,8 +86,7 @@ def content(stream: int, data: bytes) -> Iterator[Buffer]:
 class Bundle:
     """Messages that many calls send, put together once for all of them."""
 
-    def __init__(self, messages: Sequence[bytes]) -> None:
-        self.messages = messages
+    def __init__(self, messages: Iterable[bytes]) -> None:
         self.content = b"".join(
             part for each in messages for part in (PREFIX.pack(0, len(each)), each)
         )

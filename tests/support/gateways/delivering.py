@@ -24,7 +24,7 @@ from chaindock.ids import ChannelId
 from chaindock.ledger.ledger import Ledger
 from chaindock.ledger.reader import LedgerReader
 from chaindock.ledger.transaction import parse_transaction
-from chaindock.rpc.frames import Bundle
+from chaindock.rpc.frames import PREFIX, Bundle
 from support.ledgers.envelopes import rwset, transaction
 from support.ledgers.ledger import NOT_VALIDATED, VALID
 
@@ -63,8 +63,14 @@ class Stream:
         return await self._requests.get()
 
     async def write(self, message: bytes | Bundle) -> None:
-        for response in message.messages if isinstance(message, Bundle) else [message]:
-            await self._responses.put(response)
+        if not isinstance(message, Bundle):
+            await self._responses.put(message)
+            return
+        rest = message.content
+        while rest:
+            end = PREFIX.size + PREFIX.unpack_from(rest)[1]
+            await self._responses.put(rest[PREFIX.size : end])
+            rest = rest[end:]
 
     # --- the client's side
 
