@@ -58,6 +58,8 @@ def test_a_transaction_is_told_as_it_was_asked_and_endorsed(node: Node):
     text = node.cli("tx", "show", done["tx_id"]).out.decode()
     assert "notes  n1  hello" in text
     assert "PUT_STATE: 1, " in text
+    (genesis,) = node.ask("block", "show", "0")["transactions"]
+    assert "  CONFIG\n" in node.cli("tx", "show", genesis["tx_id"]).out.decode()
     brief = node.cli("block", "show", str(done["block"])).out.decode()
     assert done["tx_id"][:12] in brief
 

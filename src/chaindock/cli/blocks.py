@@ -140,7 +140,9 @@ def _summary(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "", line
     yield "time", found["time"] or "-"
     yield "size", count(found["size"], "byte")
-    if found["chaincode"]:
+    if not found["chaincode"]:
+        yield "type", found["type"]
+    else:
         yield "chaincode", escaped(f"{found['chaincode']} {found['version'] or ''}")
     if found["function"] is not None:
         yield "function", escaped(found["function"]) + " (Init)" * found["is_init"]

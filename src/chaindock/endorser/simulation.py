@@ -189,7 +189,7 @@ class Simulation:
         """Apply the rules of chaincode that requires Init; record the init."""
         simulator = self.simulator
         name, version = definition.name, definition.version
-        cause = None
+        cause, hint = None, "leave out --init"
         if not definition.init_required:
             if is_init:
                 cause = "does not require initialization but called as init"
@@ -203,10 +203,10 @@ class Simulation:
                 cause = (
                     "has not been initialized for this version, must call as init first"
                 )
+                hint = f"chaindock invoke {name} --init FUNCTION ARGS..."
         if cause is not None:
-            raise InvalidInput(
-                f"invalid invocation: chaincode '{name}' {cause}", chaincode=name
-            )
+            text = f"invalid invocation: chaincode '{name}' {cause}"
+            raise InvalidInput(text, hint=hint, chaincode=name)
 
     # --- calls of other chaincode -----------------------------------------------------
 

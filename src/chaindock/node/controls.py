@@ -172,6 +172,8 @@ class Controls:
     def warnings(self, channel: str = "") -> Iterator[str]:
         """Yield what a user may have forgotten; `channel`: not the node's first one."""
         orderer = self.caller.orderer
+        if (damage := self.caller.endorser.ledger.damage) is not None:
+            yield f"{damage.message}; {damage.hint}"
         if orderer.mode != AUTO and orderer.waiting:
             one = orderer.waiting == 1
             what = (

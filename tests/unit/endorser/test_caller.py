@@ -209,8 +209,9 @@ async def test_init_is_required_once_for_each_version(node):
     def call(*args: Any, is_init: Any = False) -> Any:
         return node.caller.invoke("basic", args, signer=node.user, is_init=is_init)
 
-    with pytest.raises(InvalidInput, match="must call as init first"):
+    with pytest.raises(InvalidInput, match="must call as init first") as caught:
         await call(b"put", b"k", b"v")
+    assert caught.value.hint == "chaindock invoke basic --init FUNCTION ARGS..."
     assert (await call(b"init", is_init=True)).payload == b"init"
     with pytest.raises(InvalidInput, match="is already initialized but called as init"):
         await call(b"init", is_init=True)

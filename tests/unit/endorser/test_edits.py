@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from fabric_protos.common import common_pb2
 
 from chaindock.errors import InvalidInput, LedgerError, NotFound
 from chaindock.ids import ChannelId
+from chaindock.ledger.database import corrupt
 from chaindock.ledger.transaction import parse_transaction
 from chaindock.node.controls import Controls
 from chaindock.node.described import describe
@@ -107,6 +109,14 @@ async def test_an_answer_does_not_depend_on_its_explanation(defined):
     answers = await asyncio.gather(*calls)
     assert {one.code for one in answers} == {0, 11}
     assert {one.conflict for one in answers} == {None}
+
+
+async def test_a_damaged_ledger_is_told_with_the_remedy(controls, monkeypatch):
+    found = corrupt(Path("channel.db"), "block 6 cannot be decoded")
+    monkeypatch.setattr(controls.caller.endorser.ledger, "damage", found)
+    (told,) = controls.warnings()
+    assert "block 6 cannot be decoded" in told
+    assert "chaindock load FILE" in told
 
 
 async def test_one_transaction_that_waits_is_told_in_the_singular(
