@@ -237,7 +237,9 @@ def _read_line(where: str, line: bytes) -> tuple[str, bytes]:
         )
         if "json" in data:
             given = data["json"]
-            text = json.dumps(given, sort_keys=True, separators=(",", ":"))
+            text = json.dumps(
+                given, sort_keys=True, separators=(",", ":"), allow_nan=False
+            )
             value = b"" if given is None else text.encode()
         elif "base64" in data:
             value = base64.b64decode(data["base64"], validate=True)
@@ -255,9 +257,16 @@ def _wrong_members(data: Any) -> str | None:
         return "it is no object"
     if unknown := data.keys() - _KEYS - _VALUES:
         return f"unknown member {min(unknown)!r}"
-    if not data.keys() & _KEYS:
-        return "the key is missing"
-    return None if data.keys() & _VALUES else "the value is missing"
+    if not isinstance(data.get("composite", []), list):
+        return "`composite` is no list"
+    if data.get("key") == "":
+        return "the key is empty"
+    for what, names in (("key", _KEYS), ("value", _VALUES)):
+        if len(found := sorted(data.keys() & names)) != 1:
+            return (
+                f"it has {' and '.join(found)}" if found else f"the {what} is missing"
+            )
+    return None
 
 
 def _batches(

@@ -17,7 +17,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote, urlencode
 
-from chaindock.errors import ChaindockError, Denied, NodeError, NodeNotRunning
+from chaindock.errors import (
+    ChaindockError,
+    Denied,
+    InvalidInput,
+    NodeError,
+    NodeNotRunning,
+)
 from chaindock.operations import wire
 from chaindock.operations.address import find_socket, reachable
 
@@ -250,6 +256,8 @@ def _target(path: Sequence[str], asked: Mapping[str, Any] | None = None) -> str:
         for name, value in (asked or {}).items()
         if value is not None
     }
+    if not all(path):  # of a script whose variable is not set
+        raise InvalidInput("a name is empty", hint="say what the command is about")
     places = "".join(f"/{quote(part, safe='')}" for part in path)
     return f"{places}?{urlencode(given)}" if given else places
 

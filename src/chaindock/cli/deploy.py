@@ -17,7 +17,7 @@ import click
 from chaindock.cli import show
 from chaindock.cli.progress import watch_attempt
 from chaindock.cli.session import Session, command, name_argument
-from chaindock.errors import InvalidInput, NotFound, PackageInvalid
+from chaindock.errors import InvalidInput, NotFound
 from chaindock.ids import CHANNEL_ENDORSEMENT
 
 if TYPE_CHECKING:
@@ -217,21 +217,14 @@ def _package_file(
     source: Path, label: str, known: Mapping[str, int]
 ) -> Iterator[BinaryIO]:
     """Yield the package file of `source`; `known` are the node's limits."""
-    from chaindock.packaging.format import read_package
+    from chaindock.cli.packages import read
     from chaindock.packaging.rules import Limits
     from chaindock.packaging.writer import package_directory
 
     ours = {field.name for field in dataclasses.fields(Limits)}
     limits = Limits(**{name: known[name] for name in known if name in ours})
     if source.is_file():
-        try:
-            read_package(source, limits)
-        except PackageInvalid as error:
-            raise PackageInvalid(
-                f"{str(source)!r} is no package: {error.message}",
-                hint=error.hint or "make one of a directory: chaindock package DIR",
-                **error.facts,
-            ) from error
+        read(source, limits)
         with source.open("rb") as file:
             yield file
         return

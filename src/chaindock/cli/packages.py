@@ -13,9 +13,11 @@ import click
 
 from chaindock.cli import show
 from chaindock.cli.session import Session, command
+from chaindock.errors import PackageInvalid
 
 if TYPE_CHECKING:
     from chaindock.packaging.format import PackageInfo
+    from chaindock.packaging.rules import Limits
 
 _SHOWN_ENTRIES = 40
 
@@ -66,13 +68,25 @@ def package(session: Session, source: Path, output: Path, label: str | None) -> 
         show.warn(warning)
 
 
+def read(file: Path, limits: Limits | None = None) -> PackageInfo:
+    """Return what a package file holds. Raises: as `read_package`; names the file."""
+    from chaindock.packaging.format import read_package
+
+    try:
+        return read_package(file, limits)
+    except PackageInvalid as error:
+        raise PackageInvalid(
+            f"{str(file)!r} is no package: {error.message}",
+            hint=error.hint or "make one of a directory: chaindock package DIR -o FILE",
+            **error.facts,
+        ) from error
+
+
 @command("chaindock inspect basic.tar.gz")
 @click.argument("file", type=click.Path(path_type=Path))
 def inspect(session: Session, file: Path) -> None:
     """Show what is in a package."""
-    from chaindock.packaging.format import read_package
-
-    info = read_package(file)
+    info = read(file)
     if session.emits(_as_json(info)):
         return
     show.pairs(
@@ -98,9 +112,7 @@ def inspect(session: Session, file: Path) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def package_id(session: Session, file: Path) -> None:
     """Print the id of a package."""
-    from chaindock.packaging.format import read_package
-
-    info = read_package(file)
+    info = read(file)
     if not session.emits({"id": info.id}):
         click.echo(info.id)
 

@@ -100,6 +100,8 @@ pass_session = click.make_pass_decorator(Session)
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    if value == "":  # of a script whose variable is not set
+        raise click.BadParameter("it is empty", ctx, param)
     # The option may stand before the command too: the other place has its default.
     if value is not None and value is not False:
         setattr(ctx.ensure_object(Session), str(param.name), value)

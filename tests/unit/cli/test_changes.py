@@ -183,6 +183,12 @@ def test_wrong_times_are_usage_errors(run, ledger, words):
         ('{"key": "k"}', "line 1: the value is missing; expected {"),
         ('{"text": "v"}', "line 1: the key is missing; expected {"),
         ('{"key": "k", "value": "v"}', "line 1: unknown member 'value'; expected {"),
+        ('{"key": "k", "text": "v", "json": 1}', "line 1: it has json and text; exp"),
+        ('{"key": "k", "composite": ["t"], "text": "v"}', "it has composite and key;"),
+        ('{"composite": "ta", "text": "v"}', "line 1: `composite` is no list; expect"),
+        ('{"composite": [], "text": "v"}', "line 1: expected {"),
+        ('{"key": "", "text": "v"}', "line 1: the key is empty; expected {"),
+        ('{"key": "k", "json": NaN}', "line 1: expected {"),
     ],
 )
 def test_import_says_what_is_wrong_in_a_line(run, ledger, line, told):

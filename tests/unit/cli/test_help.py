@@ -122,6 +122,22 @@ def test_usage_errors_are_json_where_json_is_asked_for(run, words, told):
     assert result.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("reset", "--yes", "--home", ""), "Invalid value for '--home': it is empty"),
+        (("state", "ls", "--channel", ""), "Invalid value for '-C' / '--channel': it"),
+        (("channel", "rm", "", "--yes"), "a name is empty"),
+        (("state", "put", "", "k", "v"), "a name is empty"),
+    ],
+)
+def test_a_variable_that_is_not_set_means_no_default(run, words, told):
+    """`--home "$HERE"` must not reset the home of the user."""
+    result = run(*words)
+    assert result.exit_code in {2, 5}
+    assert told in result.stderr
+
+
 def test_json_behind_the_dashes_is_an_argument_also_in_errors(run):
     """`--json` after `--` belongs to the chaincode: the error stays text."""
     result = run("query", "--jsn", "--", "basic", "f", "--json")

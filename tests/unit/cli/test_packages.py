@@ -68,7 +68,8 @@ def test_other_files_are_refused(run, tmp_path, content):
     for command in ("inspect", "package-id"):
         result = run(command, str(tmp_path / "file"))
         assert result.exit_code == 5
-        assert result.stderr.startswith("error: ")
+        assert f"error: '{tmp_path / 'file'}' is no package: " in result.stderr
+        assert "chaindock package DIR" in result.stderr
     assert run("inspect", str(tmp_path / "gone")).exit_code == 5
 
 
