@@ -18,7 +18,6 @@ from fabric_protos.peer.proposal_response_pb2 import ChaincodeCall, ChaincodeInt
 from google.protobuf.json_format import Parse
 
 from support.clients.network import CHANNEL, Network, deploy, network
-from support.clients.peer_cli import PeerCli
 from support.clients.wire import UNARY, signer, wire
 from support.config_updates import leaves, update
 from support.nodes.node import eventually
@@ -26,6 +25,8 @@ from support.nodes.node import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from support.clients.peer_cli import PeerCli
 
 pytestmark = [
     pytest.mark.slow,
@@ -41,11 +42,6 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
     with network(tmp_path_factory.mktemp("node"), "Org2") as net:
         deploy(net, "both", "AND('Org1MSP.peer', 'Org2MSP.peer')")
         yield net
-
-
-@pytest.fixture(scope="module")
-def peer(net: Network, tmp_path_factory: pytest.TempPathFactory) -> PeerCli:
-    return PeerCli(net, tmp_path_factory.mktemp("cli"))
 
 
 def asked(peer: PeerCli, name: str, *args: str) -> bytes:

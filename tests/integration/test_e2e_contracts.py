@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.nodes.node import BACKENDS, EXAMPLES, FIXTURES, Node, started
+from support.nodes.node import EXAMPLES, FIXTURES, Node
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = [
@@ -32,14 +31,6 @@ MANIFEST: dict[str, Any] = json.loads((FOREIGN / "manifest.json").read_text())
 SAME_BUILD = {"go-main", "go-old"}
 """Layouts whose build in a container differs from another one's in nothing that is ours;
 a Go build with nothing cached takes long."""
-
-
-@pytest.fixture(scope="module", params=BACKENDS)
-def node(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Node]:
-    with started(request.param, tmp_path_factory.mktemp("node")) as node:
-        yield node
 
 
 def example(node: Node, language: str) -> str:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.nodes.node import BACKENDS, FIXTURES, Node, eventually, started
+from support.nodes.node import FIXTURES, Node, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = [
@@ -23,14 +22,6 @@ pytestmark = [
 ]
 CHATTY = FIXTURES / "hostile" / "prints-a-lot"
 SHIM = FIXTURES / "foreign" / "node-shim"
-
-
-@pytest.fixture(scope="module", params=BACKENDS)
-def node(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Node]:
-    with started(request.param, tmp_path_factory.mktemp("node")) as node:
-        yield node
 
 
 @pytest.fixture

@@ -8,19 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from chaindock.controllers.process.instance import SANDBOX
-from support.nodes.node import (
-    BACKENDS,
-    DOCKER,
-    EXAMPLES,
-    FIXTURES,
-    SECRETS,
-    Node,
-    started,
-)
+from support.nodes.node import DOCKER, EXAMPLES, FIXTURES, SECRETS, Node
 from support.nodes.remains import inspect, inspect_network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = [
@@ -60,14 +51,6 @@ GIVEN = {
 }
 EVERYWHERE = {"NODE_VERSION", "YARN_VERSION", "PWD", "SHLVL", "_"}
 """What images and shells set themselves."""
-
-
-@pytest.fixture(scope="module", params=BACKENDS)
-def node(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Node]:
-    with started(request.param, tmp_path_factory.mktemp("node")) as node:
-        yield node
 
 
 @pytest.fixture

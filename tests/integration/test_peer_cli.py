@@ -11,12 +11,13 @@ import pytest
 from fabric_protos.common import common_pb2
 
 from support.clients.network import CHANNEL, SCENARIOS, Network, network
-from support.clients.peer_cli import PeerCli
 from support.nodes.node import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from support.clients.peer_cli import PeerCli
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,11 +33,6 @@ LIFECYCLE = ("lifecycle", "chaincode")
 def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
     with network(tmp_path_factory.mktemp("peer"), "Org2") as net:
         yield net
-
-
-@pytest.fixture(scope="module")
-def peer(net: Network, tmp_path_factory: pytest.TempPathFactory) -> PeerCli:
-    return PeerCli(net, tmp_path_factory.mktemp("cli"))
 
 
 @pytest.fixture(scope="module")

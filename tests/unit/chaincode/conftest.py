@@ -10,6 +10,7 @@ import pytest
 from chaindock.identity.organization import Organization
 from support.doubles.launch_world import World
 from support.shims.endorsing import EndorsingNode
+from support.shims.session import Session
 from support.shims.stream_node import MODELS, StreamNode
 
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ async def node(
     """A node; tests that use it run once per model."""
     async with StreamNode(request.param) as node:
         yield node
+
+
+@pytest.fixture
+async def session(node: StreamNode) -> Session:
+    return await Session(node, await node.ready()).start()
 
 
 @pytest.fixture

@@ -39,11 +39,6 @@ async def node(no_task_is_left: None) -> AsyncIterator[StreamNode]:
         yield node
 
 
-@pytest.fixture
-async def session(node: StreamNode) -> Session:
-    return await Session(node, await node.ready()).start()
-
-
 async def test_a_large_message_is_answered_as_a_small_one(session: Session):
     put = shim.PutState(key="k", value=b"v" * 2 * LARGE)
     await session.ok(Kind.PUT_STATE, put)

@@ -17,11 +17,6 @@ from support.shims.stream_node import StreamNode
 Kind = shim.ChaincodeMessage
 
 
-@pytest.fixture
-async def session(node: StreamNode) -> Session:
-    return await Session(node, await node.ready()).start()
-
-
 @pytest.mark.statement(42)
 async def test_get_state(session: Session):
     assert await session.ok(Kind.GET_STATE, shim.GetState(key="k")) == b"v"

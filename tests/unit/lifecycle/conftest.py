@@ -1,4 +1,4 @@
-"""A custodian whose launches a test decides."""
+"""A custodian whose launches a test decides, a node, and a state of `_lifecycle`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.lifecycle.custodian import Custodian
+from support.doubles.deployments import Node
+from support.doubles.lifecycle_state import LifecycleState
 from support.doubles.machine import FAST, Machine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -22,3 +25,14 @@ def machine() -> Machine:
 async def custodian(machine: Machine) -> AsyncIterator[Custodian]:
     async with Custodian(machine, FAST) as custodian:
         yield custodian
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    async with Node(tmp_path) as node:
+        yield node
+
+
+@pytest.fixture
+def state() -> LifecycleState:
+    return LifecycleState()

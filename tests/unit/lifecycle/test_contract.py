@@ -36,11 +36,6 @@ def writers(resource: str, identity: Any) -> None:
 
 
 @pytest.fixture
-def state() -> Any:
-    return LifecycleState()
-
-
-@pytest.fixture
 def contract() -> Any:
     return LifecycleContract("mychannel", lambda: ["Org1MSP"], NO_PACKAGES, writers)
 

@@ -14,15 +14,9 @@ from chaindock.lifecycle.definitions import (
     set_defaults,
     write_definition,
 )
-from support.doubles.lifecycle_state import LifecycleState
 
 CCID = Ccid("basic:" + "a" * 64)
 FIELDS = "namespaces/fields/basic/"
-
-
-@pytest.fixture
-def state() -> Any:
-    return LifecycleState()
 
 
 def commit(state: Any, **fields: Any) -> None:

@@ -20,12 +20,6 @@ from chaindock.lifecycle.terms import Terms, application_policy, parse_collectio
 from support.doubles.deployments import Node, package
 
 
-@pytest.fixture
-async def node(tmp_path: Any) -> Any:
-    async with Node(tmp_path) as node:
-        yield node
-
-
 async def test_a_first_deploy_stores_launches_and_defines(node):
     events = []
     done = await node.deployer.deploy(

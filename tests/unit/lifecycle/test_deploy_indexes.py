@@ -3,17 +3,9 @@
 import json
 from typing import Any
 
-import pytest
-
 from chaindock.errors import LedgerError
 from chaindock.lifecycle.terms import Terms, parse_collections
-from support.doubles.deployments import Node, package
-
-
-@pytest.fixture
-async def node(tmp_path: Any) -> Any:
-    async with Node(tmp_path) as node:
-        yield node
+from support.doubles.deployments import package
 
 
 def collections(name: str) -> Any:

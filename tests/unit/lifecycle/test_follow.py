@@ -22,12 +22,6 @@ INDEXES = {
 }
 
 
-@pytest.fixture
-async def node(tmp_path: Any) -> Any:
-    async with Node(tmp_path) as node:
-        yield node
-
-
 def defined(sequence: int = 1, name: str = "basic", **more: Any) -> Any:
     return Definition(name=name, sequence=sequence, version=f"{sequence}.0", **more)
 

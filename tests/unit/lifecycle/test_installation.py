@@ -30,12 +30,6 @@ OF_PACKAGES = (
 RECORDED = Path(__file__).parents[2] / "fixtures" / "fabric31" / "installs.json"
 
 
-@pytest.fixture
-async def node(tmp_path: Any) -> Any:
-    async with Node(tmp_path) as node:
-        yield node
-
-
 def somebody(role: Any = Role.ADMIN, mspid: str = "Org1MSP") -> Any:
     return SimpleNamespace(role=role, mspid=mspid)
 

@@ -1,7 +1,6 @@
 """Where a package runs: as asked, decided once, and moved only when a user asks."""
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -9,12 +8,6 @@ from chaindock.errors import EngineTimeout, PlacementConflict, StartFailed
 from chaindock.lifecycle.terms import Terms
 from support.doubles.deployments import Node, package
 from support.eventually import eventually
-
-
-@pytest.fixture
-async def node(tmp_path: Any) -> Any:
-    async with Node(tmp_path) as node:
-        yield node
 
 
 async def test_the_asked_back_end_is_known_when_the_launch_begins(node):

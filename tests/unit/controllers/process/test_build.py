@@ -22,7 +22,6 @@ from support.doubles.scripts import ScriptPlatform, hang, leave, say
 from support.nodes.process_backend import ProcessBackend, options
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from chaindock.controllers.process.builds import Build
@@ -50,12 +49,6 @@ class Steps(ScriptPlatform):
             for line in self.lines
         ]
         return BuildPlan(tuple(steps), plan.launch)
-
-
-@pytest.fixture
-async def backend(tmp_path: Path) -> AsyncIterator[ProcessBackend]:
-    async with ProcessBackend(tmp_path) as backend:
-        yield backend
 
 
 def controller(

@@ -20,7 +20,6 @@ from support.doubles.scripts import ScriptPlatform, fork, hang, ignore_term, lea
 from support.nodes.process_backend import ProcessBackend, options
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
     from typing import Literal
 
@@ -42,12 +41,6 @@ class Lines(ScriptPlatform):
         plan = super().plan(tree, import_path)
         step = Step(self.phase, ("{tool:sh}", "-c", self.line), "{input}")
         return BuildPlan((step,), plan.launch)
-
-
-@pytest.fixture
-async def backend(tmp_path: Path) -> AsyncIterator[ProcessBackend]:
-    async with ProcessBackend(tmp_path) as backend:
-        yield backend
 
 
 def controller(folder: Path, platform: ScriptPlatform, **changes: Any) -> Any:

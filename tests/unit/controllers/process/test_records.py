@@ -19,19 +19,14 @@ from chaindock.ids import Ccid
 from chaindock.processes.spawner import Record, Records
 from chaindock.processes.table import find
 from support.doubles.scripts import hang, say
-from support.nodes.process_backend import ProcessBackend
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from support.nodes.process_backend import ProcessBackend
+
 CCID = Ccid("cc:" + "0" * 64)
-
-
-@pytest.fixture
-async def backend(tmp_path: Path) -> AsyncIterator[ProcessBackend]:
-    async with ProcessBackend(tmp_path) as backend:
-        yield backend
 
 
 @pytest.fixture

@@ -20,19 +20,11 @@ from support.doubles.scripts import hang, ignore_term, leave, say
 from support.nodes.process_backend import ProcessBackend
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from chaindock.container.contracts import Instance
     from chaindock.controllers.process.instance import ProcessInstance
     from chaindock.packaging.store import StoredPackage
 
 SHELL = {"PWD", "OLDPWD", "SHLVL", "_"}
-
-
-@pytest.fixture
-async def backend(tmp_path: Path) -> AsyncIterator[ProcessBackend]:
-    async with ProcessBackend(tmp_path) as backend:
-        yield backend
 
 
 async def scripted(

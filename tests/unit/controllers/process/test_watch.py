@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
 import psutil
-import pytest
 
 from chaindock.aio import Tasks
 from chaindock.container.contracts import Cause, RunSettings
@@ -23,7 +22,7 @@ from support.need import need
 from support.nodes.process_backend import ProcessBackend
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    import pytest
 
     from chaindock.container.contracts import Exit, Instance
 
@@ -39,12 +38,6 @@ class OutOfDescriptors:
     @staticmethod
     def Process(_: int) -> psutil.Process:  # noqa: N802
         raise OSError(24, "Too many open files")
-
-
-@pytest.fixture
-async def backend(tmp_path: Path) -> AsyncIterator[ProcessBackend]:
-    async with ProcessBackend(tmp_path) as backend:
-        yield backend
 
 
 async def started(
