@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Final, Protocol
+from typing import Final
 
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 from fabric_protos.peer import transaction_pb2 as codes
@@ -17,7 +17,9 @@ from fabric_protos.peer import transaction_pb2 as codes
 from chaindock.errors import InvalidInput
 from chaindock.identity.msp import Identity
 from chaindock.identity.policies import Evaluator, evaluator
+from chaindock.ledger.snapshots import Snapshot
 from chaindock.ledger.transaction import Broken, Space
+from chaindock.ledger.validation import CommittedState
 
 VALIDATION_PARAMETER: Final = "VALIDATION_PARAMETER"
 """Name of the metadata that holds the policy of a key."""
@@ -70,17 +72,29 @@ class Rule:
         return self.holds(identities)
 
 
-class State(Protocol):
-    """The state that a block finds."""
+class SnapshotState:
+    """The state of a snapshot."""
 
-    def get_state(self, ns: str, key: str, /) -> bytes | None:
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def get_state(self, ns: str, key: str) -> bytes | None:
         """Return a public value."""
+        row = self._snapshot.get(ns, key.encode())
+        return row and row[0]
 
-    def labelled(self, ns: str, collection: str, /) -> bool:
-        """Whether any key of a namespace or collection may have metadata."""
-
-    def metadata(self, ns: str, collection: str, key: bytes, /) -> bytes | None:
+    def metadata(self, ns: str, collection: str, key: bytes) -> bytes | None:
         """Return the serialised KVMetadataWrite of a key, or of a key hash."""
+        row = self._snapshot.get_metadata(ns, collection, key)
+        return row and row[0]
+
+    def labelled(self, ns: str, collection: str) -> bool:
+        """Whether any key of a namespace or collection may have metadata."""
+        return self._snapshot.labelled(ns, collection)
+
+
+State = CommittedState | SnapshotState
+"""What a block, or a simulation, finds."""
 
 
 def parameter(state: State, space: Space, key: bytes) -> bytes | None:

@@ -15,9 +15,9 @@ from fabric_protos.peer.proposal_response_pb2 import ChaincodeInterest
 
 from chaindock.aio import LARGE_BYTES, off_loop
 from chaindock.endorser.channel import Channel
-from chaindock.endorser.key_policies import KeyPolicies, key_policy
+from chaindock.endorser.key_policies import KeyPolicies, SnapshotState, key_policy
 from chaindock.endorser.plan import PER_BYTE, fewest, insiders
-from chaindock.endorser.validator import SnapshotState, Validator
+from chaindock.endorser.validator import Validator
 from chaindock.errors import ChaindockError, InvalidInput, NotFound
 from chaindock.identity.msp import Identity
 from chaindock.identity.policies import Evaluator

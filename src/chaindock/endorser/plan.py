@@ -21,13 +21,8 @@ from google.protobuf.message import DecodeError
 from chaindock.aio import LARGE_BYTES, off_loop
 from chaindock.endorser.checks import UNREADABLE
 from chaindock.endorser.configuration import Configuration
-from chaindock.endorser.key_policies import KeyPolicies, State, parameter
-from chaindock.endorser.validator import (
-    SnapshotState,
-    Validator,
-    definition_of,
-    written,
-)
+from chaindock.endorser.key_policies import KeyPolicies, SnapshotState, State, parameter
+from chaindock.endorser.validator import Validator, definition_of, written
 from chaindock.errors import EndorsersMissing, InvalidInput
 from chaindock.identity.msp import Identity, SigningIdentity
 from chaindock.identity.policies import Evaluator, satisfied

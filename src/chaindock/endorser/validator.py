@@ -37,7 +37,6 @@ from chaindock.errors import Denied, NotFound
 from chaindock.identity.msp import Identity, Msps
 from chaindock.identity.policies import Evaluator
 from chaindock.ids import ChannelId
-from chaindock.ledger.snapshots import Snapshot
 from chaindock.ledger.transaction import (
     Broken,
     ParsedTransaction,
@@ -159,27 +158,6 @@ def _endorsers(endorsed: Any, msps: Msps) -> tuple[Identity, ...]:
 
 
 # --- what is decided in the block ---------------------------------------------------
-
-
-class SnapshotState:
-    """The state of a snapshot."""
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-
-    def get_state(self, ns: str, key: str) -> bytes | None:
-        """Return a public value."""
-        row = self._snapshot.get(ns, key.encode())
-        return row and row[0]
-
-    def metadata(self, ns: str, collection: str, key: bytes) -> bytes | None:
-        """Return the serialised KVMetadataWrite of a key, or of a key hash."""
-        row = self._snapshot.get_metadata(ns, collection, key)
-        return row and row[0]
-
-    def labelled(self, ns: str, collection: str) -> bool:
-        """Whether any key of a namespace or collection may have metadata."""
-        return self._snapshot.labelled(ns, collection)
 
 
 class Validator:

@@ -15,14 +15,9 @@ from google.protobuf.message import DecodeError
 
 from chaindock.endorser.channel import Members
 from chaindock.endorser.configuration import Configuration
-from chaindock.endorser.key_policies import KeyPolicies, Rule
+from chaindock.endorser.key_policies import KeyPolicies, Rule, SnapshotState
 from chaindock.endorser.plan import fewest
-from chaindock.endorser.validator import (
-    SnapshotState,
-    Validator,
-    parse_and_check,
-    written,
-)
+from chaindock.endorser.validator import Validator, parse_and_check, written
 from chaindock.errors import InvalidInput, NotFound
 from chaindock.identity.msp import Identity
 from chaindock.identity.policies import policy_text

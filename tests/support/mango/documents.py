@@ -17,7 +17,8 @@ from chaindock.ledger.mango.documents import (
 )
 from chaindock.ledger.mango.indexes import parse_index, plan
 from chaindock.ledger.mango.query import parse_query
-from chaindock.ledger.mango.scan import Row, Scan
+from chaindock.ledger.mango.scan import Scan
+from chaindock.ledger.mango.superseded import Row, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -40,7 +41,7 @@ _AT = (
 
 
 @dataclass
-class StateView:
+class StateView(View):
     """The state after `height` blocks."""
 
     db: sqlite3.Connection

@@ -40,7 +40,7 @@ def check(org: Any) -> Any:
     """Both halves of validation, with `basic` and `other` defined."""
     channel = ChannelId("mychannel")
     configuration = Configuration(genesis_envelope(channel, org.msp, OrdererOptions()))
-    state = HeldState()
+    state: Any = HeldState()
     state.define("basic")
     state.define("other")
 

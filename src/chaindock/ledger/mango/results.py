@@ -5,31 +5,26 @@ Source: docs/fabric/rich-queries.md#request
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
 from chaindock.ledger.budget import ENTRY_BYTES
 from chaindock.ledger.encoding import field, lead
-from chaindock.ledger.mango.documents import INDEXES, indexes_from
 from chaindock.ledger.mango.indexes import plan
 from chaindock.ledger.mango.order import prepare_collator
 from chaindock.ledger.mango.query import parse_query
 from chaindock.ledger.mango.scan import Scan
+from chaindock.ledger.mango.superseded import View
 from chaindock.ledger.queries import STEP_BYTES, Results
-from chaindock.ledger.snapshots import ABOVE_ALL
 
 if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Iterator
-
-    from chaindock.ledger.mango.scan import Row
+    from chaindock.ledger.mango.superseded import Row
     from chaindock.ledger.simulator import Simulator
     from chaindock.ledger.snapshots import Snapshot
 
 AHEAD_ROWS = 101
 """Results that `advance` finds before it says so: a batch, and one to know of a next."""
-_WALK_ROWS = 100
 
 
 class QueryResults(Results):
@@ -57,7 +52,7 @@ class QueryResults(Results):
         super().__init__(simulator)
         query = parse_query(text, bookmark)
         self._space = space
-        self._view = _View(simulator.snapshot(), space)
+        self._view = View(simulator.snapshot(), space)
         self._left = page_size if page_size > 0 else None
         indexes, filled = self._view.indexes()
         chosen = plan(query, indexes, strict=strict, filled=filled)
@@ -125,38 +120,3 @@ class QueryResults(Results):
 
 def _held(row: Row) -> int:
     return ENTRY_BYTES + len(row[0]) + len(row[1] or "")
-
-
-class _View:
-    """A namespace or collection as the query sees it."""
-
-    def __init__(self, snapshot: Snapshot, space: tuple[str, str]) -> None:
-        self._snapshot, self._space = snapshot, space
-        self.height = snapshot.height
-        # No number: nothing was ever written, and no row has the number 0.
-        self.ns = snapshot.reader.namespace(*space) or 0
-
-    def indexes(self) -> tuple[list[Any], bool]:
-        """Return the indexes, and whether they have all documents."""
-        rows = self.execute(INDEXES, [self.ns]).fetchall()
-        return indexes_from(rows), bool(rows and rows[0][-1])
-
-    def execute(self, sql: str, values: list[Any]) -> sqlite3.Cursor:
-        return self._snapshot.reader.execute(sql, tuple(values))
-
-    def walk(self, start: bytes) -> Iterator[tuple[bytes, bytes | None, int, int]]:
-        place: bytes | None = start
-        while place is not None:
-            rows, place = self._snapshot.walk(
-                self._space, place, ABOVE_ALL, _WALK_ROWS, STEP_BYTES
-            )
-            yield from rows
-            if not rows and place is not None:
-                yield place, None, 0, 0  # or the step might pass over a million keys
-
-    def get(self, key: bytes) -> tuple[bytes, int, int]:
-        ns, collection = self._space
-        if not collection and (row := self._snapshot.get(ns, key)) is not None:
-            return row
-        _, value, block, tx = next(self.walk(key))
-        return value or b"", block, tx

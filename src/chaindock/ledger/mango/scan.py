@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from chaindock.ledger.budget import ENTRY_BYTES
 from chaindock.ledger.encoding import Version
@@ -24,7 +24,7 @@ from chaindock.ledger.mango.indexes import Plan
 from chaindock.ledger.mango.order import sort_key
 from chaindock.ledger.mango.query import Query, bad_bookmark
 from chaindock.ledger.mango.selector import ID, parse_path
-from chaindock.ledger.mango.superseded import Superseded
+from chaindock.ledger.mango.superseded import Entry, Position, Row, Superseded, View
 from chaindock.ledger.mango.values import (
     RESERVED,
     Missing,
@@ -43,32 +43,6 @@ INTERNAL_PAGE: Final = 1000
 """Results that the peer fetches from CouchDB at once."""
 NO_BOOKMARK: Final = "nil"
 """CouchDB's bookmark when nothing was found."""
-
-Row = tuple[bytes, "bytes | str | None", int, int]
-"""Key, value as the peer returns it (None: it has to be read), block and position."""
-Entry = tuple[bytes, "str | None", int, int]
-"""The same of a document in the database."""
-Position = tuple[tuple[bytes, ...], bytes]
-"""Sort keys of the columns that rows are ordered by, and the key of the document."""
-
-
-class View(Protocol):
-    """The state of a namespace or collection after `height` blocks."""
-
-    ns: int
-    height: int
-
-    def execute(self, sql: str, values: list[Any]) -> sqlite3.Cursor:
-        """Run a SELECT on the database of the state."""
-
-    def walk(self, start: bytes) -> Iterator[tuple[bytes, bytes | None, int, int]]:
-        """Return key, value, block and position of the keys from `start` on.
-
-        None for a value: there is nothing up to this key, with which a walk may go on.
-        """
-
-    def get(self, key: bytes) -> tuple[bytes, int, int]:
-        """Return value, block and position of a key that exists."""
 
 
 @dataclass

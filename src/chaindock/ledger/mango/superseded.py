@@ -1,4 +1,4 @@
-"""Documents of an older view that blocks have superseded since, in the order of an index.
+"""What a query sees: an older view, with the documents superseded since, in order.
 
 They are looked at once for a query, in slices; what a later block supersedes is added.
 """
@@ -12,14 +12,23 @@ from heapq import merge
 from typing import TYPE_CHECKING, Any, Final
 
 from chaindock.ledger.contents import resolved
-from chaindock.ledger.mango.documents import loaded
+from chaindock.ledger.mango.documents import INDEXES, indexes_from, loaded
+from chaindock.ledger.queries import STEP_BYTES
+from chaindock.ledger.snapshots import ABOVE_ALL
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Generator, Iterator
 
-    from chaindock.ledger.mango.scan import Entry, Position, View
+    from chaindock.ledger.snapshots import Snapshot
 
+Row = tuple[bytes, "bytes | str | None", int, int]
+"""Key, value as the peer returns it (None: it has to be read), block and position."""
+Entry = tuple[bytes, "str | None", int, int]
+"""The same of a document in the database."""
+Position = tuple[tuple[bytes, ...], bytes]
+"""Sort keys of the columns that rows are ordered by, and the key of the document."""
+_WALK_ROWS: Final = 100
 # Rows of other namespaces are returned, too: SQLite would pass over them in one go.
 _ROWS: Final = resolved(
     "SELECT superseded, id, ns=?3 AND block<?4 AND value IS NOT NULL, key, "
@@ -35,6 +44,47 @@ _IS_BEHIND: Final = (
 _ROW: Final = resolved(
     "SELECT key, mango_document(VALUE), block, tx FROM versions WHERE id=?"
 )
+
+
+class View:
+    """The state of a namespace or collection after `height` blocks."""
+
+    def __init__(self, snapshot: Snapshot, space: tuple[str, str]) -> None:
+        self._snapshot, self._space = snapshot, space
+        self.height = snapshot.height
+        # No number: nothing was ever written, and no row has the number 0.
+        self.ns = snapshot.reader.namespace(*space) or 0
+
+    def indexes(self) -> tuple[list[Any], bool]:
+        """Return the indexes, and whether they have all documents."""
+        rows = self.execute(INDEXES, [self.ns]).fetchall()
+        return indexes_from(rows), bool(rows and rows[0][-1])
+
+    def execute(self, sql: str, values: list[Any]) -> sqlite3.Cursor:
+        """Run a SELECT on the database of the state."""
+        return self._snapshot.reader.execute(sql, tuple(values))
+
+    def walk(self, start: bytes) -> Iterator[tuple[bytes, bytes | None, int, int]]:
+        """Yield key, value, block and position of the keys from `start` on.
+
+        None for a value: there is nothing up to this key, with which a walk may go on.
+        """
+        place: bytes | None = start
+        while place is not None:
+            rows, place = self._snapshot.walk(
+                self._space, place, ABOVE_ALL, _WALK_ROWS, STEP_BYTES
+            )
+            yield from rows
+            if not rows and place is not None:
+                yield place, None, 0, 0  # or the step might pass over a million keys
+
+    def get(self, key: bytes) -> tuple[bytes, int, int]:
+        """Return value, block and position of a key that exists."""
+        ns, collection = self._space
+        if not collection and (row := self._snapshot.get(ns, key)) is not None:
+            return row
+        _, value, block, tx = next(self.walk(key))
+        return value or b"", block, tx
 
 
 class Superseded:
