@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from chaindock.operations.health import STATES
-from chaindock.telemetry.spec import FABRIC_NAMES
+from chaindock.telemetry.logs import FABRIC_NAMES
 from support.nodes.scrape import METRICS, PROCESS
 
 ROOT = Path(__file__).parents[2]

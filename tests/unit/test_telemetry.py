@@ -16,7 +16,7 @@ import structlog
 from chaindock import telemetry
 from chaindock.errors import InvalidInput
 from chaindock.telemetry import logs
-from chaindock.telemetry.spec import LEVELS, LogSpec
+from chaindock.telemetry.logs import LEVELS, LogSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

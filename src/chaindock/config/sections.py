@@ -28,14 +28,13 @@ from chaindock.controllers.process.options import ProcessOptions
 from chaindock.endorser.cutting import OrdererOptions
 from chaindock.gateway.options import GatewayOptions
 from chaindock.ids import require_channel
-from chaindock.ledger.options import LedgerOptions
 from chaindock.lifecycle.states import CustodianOptions
 from chaindock.operations.http import OperationsOptions
 from chaindock.operations.serving import AdminOptions
 from chaindock.options import option
 from chaindock.packaging.rules import Limits
 from chaindock.platforms.registry import PLATFORMS
-from chaindock.telemetry.spec import LogSpec
+from chaindock.telemetry.logs import LogSpec
 from chaindock.values import Syntax, Whole, checked
 
 _LOG_SPEC = checked(LogSpec.parse)
@@ -121,7 +120,6 @@ class Config:
     listen: ListenOptions = field(default_factory=ListenOptions)
     gateway: GatewayOptions = field(default_factory=GatewayOptions)
     orderer: OrdererOptions = field(default_factory=OrdererOptions)
-    ledger: LedgerOptions = field(default_factory=LedgerOptions)
     custodian: CustodianOptions = field(default_factory=CustodianOptions)
     packages: Limits = field(default_factory=Limits)
     output: OutputOptions = field(default_factory=OutputOptions)

@@ -68,7 +68,7 @@ class Simulator:
             that of the call (chaindock.memory.transaction), which replaces it.
         held: bytes that reads and writes take in memory until `done`.
         private_reads: namespaces and collections of which a value was read by its key.
-        strict: as `LedgerOptions.strict`.
+        strict: refuse what a peer with CouchDB refuses (chaindock.ledger.strictFabric).
     """
 
     def __init__(self, tx_id: TxId, snapshot: Snapshot, *, strict: bool = True) -> None:

@@ -242,7 +242,7 @@ class Channels(Mapping[str, NodeChannel]):
                     first.orderer,
                     genesis,
                     marker=marker,
-                    strict=config.ledger.strict,
+                    strict=config.stream.strict_queries,
                 )
             )
             reader = await stack.enter_async_context(LedgerReader(path))
