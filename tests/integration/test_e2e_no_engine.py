@@ -42,7 +42,7 @@ def test_without_an_engine_chaincode_runs_as_a_process_and_the_reason_is_told(
     with started("auto", tmp_path / "node") as node:
         assert node.status["backend"] == PROCESS
         assert "no container engine answers" in node.status["reason"]
-        assert "without isolation" in node.status["reason"]
+        assert "less isolated" in node.status["reason"]
         assert "chaindock doctor" in node.status["reason"]
         done = node.deploy(SHIM, "notes")
         assert done["backend"] == PROCESS

@@ -175,7 +175,7 @@ class Backends:
         why = self._error.message if self._error else "not looked for yet"
         if self.default == DOCKER or self._is_awaited():
             return DOCKER, f"waiting for the container engine: {why} ({_DOCTOR})"
-        return PROCESS, f"contracts run without isolation: {why} ({_DOCTOR})"
+        return PROCESS, f"contracts run as processes, less isolated: {why} ({_DOCTOR})"
 
     async def check(self) -> None:
         """Ask a connected engine whether it answers. Raises: EngineError."""
@@ -236,6 +236,6 @@ class Backends:
 
 
 def _with_way_out(error: EngineError) -> EngineError:
-    instead = "or deploy it as a process, without isolation: --backend process"
+    instead = "or deploy it as a process, less isolated: --backend process"
     hint = f"{error.hint}; {instead}" if error.hint else instead
     return type(error)(error.message, hint=hint, **error.facts)

@@ -97,7 +97,7 @@ async def test_without_any_engine_auto_means_processes_and_says_so(targets, engi
     builder = await found.builder_for(NEW)
     assert builder.name == found.outlook[0] == "process"
     assert "no such file" in targets.placement(NEW).why
-    assert "without isolation" in found.outlook[1]
+    assert "less isolated" in found.outlook[1]
 
 
 async def test_what_runs_as_a_process_stays_one_when_an_engine_appears(targets, engine):

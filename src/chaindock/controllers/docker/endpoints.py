@@ -113,10 +113,11 @@ async def find_engine(options: EndpointOptions) -> Candidate:
             return candidate
         tried.append(probe)
     worst = next((p for p in tried if p.verdict is not Verdict.MISSING), tried[0])
+    detail = worst.detail if worst.verdict is not Verdict.MISSING else ""
     where = " at" if len(tried) == 1 else f": tried {len(tried)} places;"
     raise EngineUnavailable(
         f"no container engine answers{where} {worst.address} ({worst.origin}): "
-        f"{worst.verdict}{worst.detail and f', {worst.detail}'}",
+        f"{worst.verdict}{detail and f', {detail}'}",
         hint=worst.remedy,
         endpoint=worst.address,
         verdict=str(worst.verdict),
