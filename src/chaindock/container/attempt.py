@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
-from chaindock.container.output import Echo, OutputFile
+from chaindock.container.output import LINE_BYTES, Echo, OutputFile
 from chaindock.ids import Ccid
 from chaindock.platforms.registry import looks_like_error
 
@@ -22,7 +22,6 @@ ERROR_LINES = 4
 ERROR_AGE_LINES = 500
 """An error line that is followed by more lines than these is no cause of the end."""
 SKIPPED = "[...]"
-LINE_BYTES = 8192
 
 
 class Phase(StrEnum):

@@ -1,4 +1,4 @@
-"""Where the output of builds and runs goes: one bounded file per attempt, and the log.
+"""Output of builds and runs: cut into lines, then a bounded file per attempt, and the log.
 
 A file never grows beyond `max_bytes`; its newest half survives. Files are written and
 trimmed by one thread of the store, never on the loop.
@@ -10,7 +10,7 @@ import asyncio
 import shutil
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import FileIO
@@ -23,6 +23,9 @@ from chaindock.options import option
 from chaindock.telemetry import RateLimitedLog, get_logger, is_on
 from chaindock.values import MIB, Bytes, Count
 
+LINE_BYTES: Final = 8192
+SLICE_LINES, REST_S = 200, 0.01
+"""After so many lines, or parts, other tasks get their turn: 20,000 lines a second."""
 PENDING_BYTES: Final = 4 * 1024 * 1024
 """Of one attempt, not written yet. Lines beyond are dropped, and the file says so."""
 LOGGER: Final = "peer.chaincode"
@@ -31,6 +34,7 @@ _MOST_LINES: Final = 3000
 _LINE_MAX: Final = 2000
 """Characters of a line that are logged."""
 _CAUSE: Final = "output"
+_log = get_logger("chaincode.output")
 
 
 @dataclass(frozen=True)
@@ -216,3 +220,50 @@ class Echo:
     def close(self) -> None:
         """Tell how many lines are missing: no more come."""
         self._limited.sum_up(_CAUSE)
+
+
+class Lines:
+    """The bytes of one stream, handed on to `take` line by line, without the line ends.
+
+    Bytes that are not UTF-8 are replaced; of a longer line the first 8 KiB and one
+    character more are handed on. Memory is bounded by one part and one line.
+    """
+
+    def __init__(self, take: Callable[[str], None]) -> None:
+        self._take, self._line = take, bytearray()
+        self._taken, self._refused = 0, False
+
+    async def add(self, part: bytes) -> None:
+        """Take what was read."""
+        rest = part
+        while True:
+            *ended, rest = rest.split(b"\n", SLICE_LINES)
+            for line in ended:
+                self._grow(line)
+                self._emit()
+            self._taken += max(1, len(ended))
+            if self._taken >= SLICE_LINES:
+                self._taken = 0
+                await asyncio.sleep(REST_S)
+            if len(ended) < SLICE_LINES:
+                break
+        self._grow(rest)
+
+    def end(self) -> None:
+        """Hand on a line that has no end."""
+        if self._line:
+            self._emit()
+
+    def _grow(self, part: bytes) -> None:
+        # One byte too many is kept to know that the line is cut.
+        self._line += part[: max(0, LINE_BYTES + 1 - len(self._line))]
+
+    def _emit(self) -> None:
+        text = self._line.decode("utf-8", "replace").removesuffix("\r")
+        self._line.clear()
+        try:
+            self._take(text)
+        except (OSError, ValueError) as error:  # disk full, or the log was closed
+            if not self._refused:
+                self._refused = True
+                _log.warning("output line lost", error=repr(error))

@@ -60,16 +60,12 @@ _EXPLAIN_S: Final = 2.0
 class Answer:
     """The outcome of a call.
 
-    Args:
-        status, message, payload: of the chaincode; below 400 is success.
-        block: number of the block; None when nothing was ordered.
-        code: TxValidationCode; None when nothing was ordered.
-        event: ChaincodeEvent (`event_name`, `payload`) or None.
-        refusals: what the node refused during the call.
-        conflict, unmet: what the transaction had read and another one had changed, and
-            the policy that it does not satisfy, as `Explorer.reasons` of the node gives
-            them; None = that is not why it failed.
-        held: as `Outcome.held`.
+    `status`, `message` and `payload` are of the chaincode; a status below 400 is
+    success. `block` and `code`, a TxValidationCode, are None when nothing was ordered.
+    `event` is a ChaincodeEvent or None. `conflict` and `unmet`: what the transaction
+    had read and another one had changed, and the policy that it does not satisfy, as
+    `Explorer.reasons` of the node gives them; None = that is not why it failed. `held`:
+    as `Outcome.held`.
     """
 
     status: int

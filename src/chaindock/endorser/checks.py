@@ -36,14 +36,11 @@ class Proposal:
     """A signed proposal, taken apart.
 
     Args:
-        header: the channel header.
         channel: "" for calls to the node itself.
         tx_id: as the client claims it.
-        channel_header_bytes, signature_header_bytes: as they came.
         payload: ChaincodeProposalPayload without the transient map; this is what is
             hashed and what the transaction carries.
-        name: of the chaincode to run.
-        called: the same, as the invocation names it.
+        name: of the chaincode to run; `called` is the same, as the invocation names it.
         nbytes: of `signed`.
         transient: whether it carries values that the ledger does not get.
         drawn: whether this node has just made and signed it: no transaction has its id.

@@ -36,10 +36,7 @@ class Configuration:
     """The configuration in force, and what was made of it; replaced as a whole.
 
     Attributes:
-        channel: its id.
-        config: its message.
         msps: all organisations; `definitions` are their messages.
-        policies: all policies.
         peers: MSP ids of the organisations whose peers endorse, in order of the names of
             their groups below `Application`.
         acls: path of the policy that the channel names for a resource.

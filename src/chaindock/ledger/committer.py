@@ -35,9 +35,8 @@ from chaindock.ledger.database import (
     schema_of,
     translated,
 )
-from chaindock.ledger.effects import Effects, index
+from chaindock.ledger.effects import Effects, index, keep, read_kept, remove_kept
 from chaindock.ledger.packing import store_block
-from chaindock.ledger.private import keep, read_kept, remove_kept
 from chaindock.ledger.rebuild import (
     Watermark,
     read_watermark,

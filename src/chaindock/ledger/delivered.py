@@ -15,7 +15,7 @@ from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 from fabric_protos.peer.collection_pb2 import CollectionConfigPackage
 
 from chaindock.ids import LIFECYCLE
-from chaindock.ledger.private import collections_key, read_collections
+from chaindock.ledger.effects import collections_key, read_collections
 from chaindock.ledger.snapshots import Reader, Snapshot
 from chaindock.ledger.transaction import Space, parse_transaction
 from chaindock.ledger.versions import PURGED

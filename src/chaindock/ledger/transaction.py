@@ -56,12 +56,10 @@ class ParsedTransaction:
     """What is known of an envelope; parts that cannot be read keep their defaults.
 
     Args:
-        envelope: as it came.
         code: NOT_VALIDATED = no fault so far, else the TxValidationCode.
         size: bytes of payload and signature.
         channel: None when the channel header cannot be read.
-        kind: name of its header type.
-        is_config: whether its header type is CONFIG.
+        kind: name of its header type; `is_config`: whether that is CONFIG.
         name, version: of the chaincode that was called.
         spaces: sorted by namespace, public before collections.
         endorsers: identities whose endorsements are valid, each once; for the validator.

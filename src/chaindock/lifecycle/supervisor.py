@@ -35,18 +35,16 @@ _log = get_logger("custodian")
 class Supervisor:
     """The record of one chaincode, and the task that keeps it.
 
-    `slot` is held while a launch begins: it bounds how many begin at once. The others as
-    for Custodian.
+    `slot` is held while a launch begins: it bounds how many begin at once. The others
+    as for Custodian.
 
     Attributes:
-        target: what the chaincode is to be.
-        state: where it is; `since` when, seconds since 1970.
-        attempt: of the last launch.
-        running: the run, while there is one.
+        target: what the chaincode is to be; `state`: where it is, `since` when.
+        attempt: of the last launch; `running`: the run, while there is one.
         exit: how the last run ended.
-        died_at: when a run last ended by itself, seconds since 1970.
+        died_at: when a run last ended by itself; all times are seconds since 1970.
         error: why the last launch failed, or the last run ended by itself.
-        next_try: when it is launched again, seconds since 1970; None = not planned.
+        next_try: when it is launched again; None = not planned.
         awaited: /readyz waits for its first success since the node's start.
     """
 

@@ -149,9 +149,8 @@ class Controls:
     ) -> dict[str, Any]:
         """Set the clock to `at_s` seconds since 1970, or move it; neither: reset it.
 
-        The clock runs on from there, until the node stops.
+        The clock runs on from there, until the node stops. Returns what `time` does.
 
-        Returns: as `time`.
         Raises: InvalidInput: before 1970 or after 9999.
         """
         clock = self.caller.clock

@@ -33,14 +33,10 @@ _LOOK_S: Final = 0.02
 class Home:
     """Paths below the home directory.
 
-    Attributes:
-        packages: installed packages.
-        organizations: CA, certificates and keys.
-        output: what builds and chaincode wrote.
-        ledgers: the ledger file of each channel.
-        desired: which chaincodes should run.
-        connections: what clients need to connect.
-        programs: what programs show that a user starts by hand (chaincode.mode: dev).
+    `organizations` has CA, certificates and keys, `output` what builds and chaincode
+    wrote, `ledgers` the ledger file of each channel, `desired` which chaincodes should
+    run, `connections` what clients need to connect, `programs` what programs show that
+    a user starts by hand (chaincode.mode: dev).
     """
 
     def __init__(self, root: Path) -> None:

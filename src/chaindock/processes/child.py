@@ -22,7 +22,7 @@ import psutil
 
 from chaindock.aio import Latch
 from chaindock.container.contracts import Cause, Exit
-from chaindock.container.lines import Lines
+from chaindock.container.output import Lines
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:

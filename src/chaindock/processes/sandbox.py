@@ -118,14 +118,11 @@ def in_sandbox(
 ) -> Program:
     """Return what starts `program` in a sandbox; only where `find_bwrap` found one.
 
-    Args:
-        program: its build and programs lie in `seen`.
-        private: its own directory, the only one that it can write. What it writes there
-            is in memory, and gone with the sandbox.
-        seen: directories that it can read, and programs with their toolchains.
-        listener: takes its connections to `PEER`; None = it serves.
-        serves: where, `unix:` and what may be another path of its own directory.
-        tmp_bytes: size of its own directory; 0 = half of the memory of this machine.
+    It can read what is `seen`, its build and its programs with their toolchains among
+    that, and write to `private` alone. What it writes there is in memory, of
+    `tmp_bytes` at most (0 = half of the memory of this machine), and gone with the
+    sandbox. `listener` takes its connections to `PEER`; None = it serves, at `serves`:
+    `unix:` and what may be another path of its own directory.
     """
     sandbox = Sandbox(listener, private, program.inherits)
     python, temp = Path(sys.executable).resolve(), str(private / "tmp")

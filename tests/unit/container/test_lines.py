@@ -9,8 +9,8 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chaindock.container.attempt import LINE_BYTES, Attempt
-from chaindock.container.lines import SLICE_LINES, Lines
+from chaindock.container.attempt import Attempt
+from chaindock.container.output import LINE_BYTES, SLICE_LINES, Lines
 from chaindock.ids import Ccid
 
 

@@ -11,7 +11,7 @@ import pytest
 from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KV
 
 from chaindock.errors import LedgerError
-from chaindock.ledger import private
+from chaindock.ledger import effects
 from chaindock.ledger.committer import Committer
 from support.eventually import eventually
 from support.ledgers.envelopes import rwset, transaction
@@ -207,7 +207,7 @@ async def test_what_was_kept_goes_with_its_block_or_when_it_is_old(
     assert kept() == 0
     await ledger.keep_private("never submitted", b"x")
     await ledger.keep_private("never submitted", b"x")
-    monkeypatch.setattr(private, "RETAINED_BLOCKS", 3)
+    monkeypatch.setattr(effects, "RETAINED_BLOCKS", 3)
     for _ in range(5):
         ledger._reader.renew()
         assert kept() == 1
@@ -243,7 +243,7 @@ async def test_of_several_endorsements_the_data_of_the_submitted_one_is_found(
 async def test_of_one_proposal_the_newest_endorsements_are_kept(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(private, "MOST_KEPT", 2)
+    monkeypatch.setattr(effects, "MOST_KEPT", 2)
     for sets in (b"a", b"b", b"a", b"c"):
         await ledger.keep_private("one", sets)
     await ledger.keep_private("two", b"d")

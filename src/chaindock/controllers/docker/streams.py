@@ -15,7 +15,7 @@ from typing import BinaryIO, Literal
 from chaindock.aio import Tasks
 from chaindock.container.contracts import ClientTls
 from chaindock.container.environment import tls_files
-from chaindock.container.lines import Lines
+from chaindock.container.output import Lines
 from chaindock.controllers.docker.engine import Engine
 from chaindock.errors import EngineError, NotFound
 from chaindock.telemetry import get_logger

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chaindock.container.attempt import LINE_BYTES
-from chaindock.container.lines import SLICE_LINES
+from chaindock.container.output import LINE_BYTES, SLICE_LINES
 from chaindock.controllers.docker.client import json_objects
 from chaindock.controllers.docker.streams import OutputLines, chunks_of
 
