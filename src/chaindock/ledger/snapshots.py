@@ -20,18 +20,17 @@ from chaindock.ledger.database import connect_reader, translate
 from chaindock.ledger.encoding import Row, Version
 from chaindock.ledger.transaction import ParsedTransaction
 
-_AT = (
-    "FROM {0} WHERE ns=? AND key=? AND block<?3{1} ORDER BY block DESC, tx DESC LIMIT 1"
-)
-_PUBLIC_AT = _AT.format("versions", "")
-# Nothing took the place of what has expired.
-_PRIVATE_AT = _AT.format("private", " AND coalesce(superseded, ?3)>=?3")
-_GET = resolved("SELECT VALUE, block, tx ") + _PUBLIC_AT
-_METADATA = "SELECT metadata, block, tx, value IS NOT NULL "
-_PUBLIC_METADATA = _METADATA + _PUBLIC_AT
-_PRIVATE_METADATA = _METADATA + _PRIVATE_AT
-_HASH = "SELECT value, block, tx " + _PRIVATE_AT
-_PRIVATE = "SELECT block, tx, value IS NOT NULL, plain " + _PRIVATE_AT
+_AT = "FROM versions WHERE ns=? AND key=? AND block<? ORDER BY block DESC, tx DESC LIMIT 1"
+_GET = resolved("SELECT VALUE, block, tx ") + _AT
+_METADATA = "SELECT metadata, block, tx, value IS NOT NULL " + _AT
+# A row that was superseded, and is the newest one all the same, has expired.
+_ALIVE = """
+SELECT {0} FROM (SELECT {0}, superseded FROM private WHERE ns=? AND key=? AND block<?3
+  ORDER BY block DESC, tx DESC LIMIT 1) WHERE coalesce(superseded, ?3)>=?3
+"""
+_PRIVATE_METADATA = _ALIVE.format("metadata, block, tx, value")
+_HASH = _ALIVE.format("value, block, tx")
+_PRIVATE = _ALIVE.format("block, tx, value, plain")
 _LAST_HELD = (
     "SELECT block, tx FROM private WHERE ns=? AND key=? AND block<? "
     "AND plain IS NOT NULL ORDER BY block DESC, tx DESC LIMIT 1"
@@ -274,7 +273,7 @@ class Snapshot:
     ) -> tuple[bytes | None, int, int] | None:
         """Return (metadata, block, position) of a key or key hash, None if absent."""
         at = (self.reader.namespace(ns, collection), key, self.height)
-        row = self.reader.one(_PRIVATE_METADATA if collection else _PUBLIC_METADATA, at)
+        row = self.reader.one(_PRIVATE_METADATA if collection else _METADATA, at)
         return row[:3] if row is not None and row[3] else None
 
     def labelled(self, ns: str, collection: str) -> bool:

@@ -30,11 +30,11 @@ Secrets = dict[bytes, tuple[bytes, bytes]]
 """key and value by the SHA-256 of the key"""
 
 _LATEST = (
-    "SELECT id, block, tx, metadata, value IS NOT NULL FROM {0} WHERE ns=? AND key=? {1}"
-    "ORDER BY block DESC, tx DESC LIMIT 1"
+    "SELECT id, block, tx, metadata, lives FROM (SELECT id, block, tx, metadata, "
+    "value IS NOT NULL lives, superseded FROM {0} WHERE ns=? AND key=? "
+    "ORDER BY block DESC, tx DESC LIMIT 1) WHERE superseded IS NULL"
 )
-_PUBLIC = _LATEST.format("versions", "")
-_PRIVATE = _LATEST.format("private", "AND superseded IS NULL ")
+_PUBLIC, _PRIVATE = _LATEST.format("versions"), _LATEST.format("private")
 _SUPERSEDE = "UPDATE versions SET superseded=? WHERE id IN ({})"
 _SUPERSEDE_PRIVATE = "UPDATE private SET superseded=? WHERE id=?"
 _ROWS = "versions (ns, key, block, tx, labelled, metadata, value)"

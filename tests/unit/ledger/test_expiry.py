@@ -108,6 +108,35 @@ async def test_what_was_superseded_does_not_come_back_when_its_successor_expires
     )
 
 
+async def test_an_expired_key_is_found_absent_whatever_it_held_before(
+    ledger: Ledger,
+) -> None:
+    """A read runs on the event loop: it must not walk the former versions of the key."""
+    await define(ledger, 1)
+
+    def steps() -> int:
+        reader, found = ledger._reader, 0
+
+        def step() -> None:
+            nonlocal found
+            found += 1
+
+        assert digest(ledger, "other") is None  # the namespace is known from here on
+        assert reader._db is not None
+        reader._db.set_progress_handler(step, 1)
+        assert digest(ledger, "a") is None
+        reader._db.set_progress_handler(None, 1)
+        return found
+
+    await simulated(ledger, put("b", b"1"))
+    before = steps()
+    for number in range(30):
+        await simulated(ledger, put("a", b"%d" % number))
+    for _ in range(2):
+        await commit(ledger, rwset())
+    assert steps() < before + 30
+
+
 @pytest.mark.parametrize("blocks", [2**63 - 4, 2**63 - 1, 2**64 - 1])
 async def test_data_that_would_expire_beyond_all_blocks_stays(
     ledger: Ledger, blocks: int
