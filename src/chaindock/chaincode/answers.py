@@ -194,10 +194,10 @@ class Answers:
                 call.worker = None
                 serving.close()
 
-    async def _nested(self, call: Call, pending: Nested) -> bytes | Exception | None:
+    async def _nested(self, call: Call, pending: Nested) -> Any:
         """Return the outcome of a call of another chaincode; None if `call` is over."""
 
-        async def outcome() -> bytes | Exception:
+        async def outcome() -> Any:
             try:
                 return await pending()
             except Exception as error:  # noqa: BLE001  # is raised in the request

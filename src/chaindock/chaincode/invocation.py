@@ -36,8 +36,8 @@ from chaindock.ledger.budget import Budget, Held
 from chaindock.ledger.queries import Results
 from chaindock.ledger.simulator import Simulator
 
-Nested = Callable[[], Awaitable[bytes]]
-"""Makes a call of another chaincode, and returns the message that answers it."""
+Nested = Callable[[], Awaitable[Any]]
+"""Waits for the answer of another chaincode, a serialised message, or for a thread."""
 Payload = bytes | Sequence[bytes]
 """Of a reply, as a whole or in pieces: so nothing large is copied on the event loop."""
 Steps = Generator[Nested | None, Any, Payload]

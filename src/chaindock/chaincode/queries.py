@@ -6,18 +6,22 @@ Source: docs/fabric/shim-protocol.md#queries
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from functools import partial
+from types import GeneratorType
+from typing import Any, Final
 
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf.message import DecodeError
 
+from chaindock.aio import LARGE_BYTES, off_loop
 from chaindock.chaincode.invocation import Call, Payload, Query, Steps
 from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.wire import why_unreadable
 from chaindock.errors import InvalidInput, NotFound, Unsupported
 from chaindock.ledger.budget import Budget
 from chaindock.ledger.encoding import LEAD, SHORT, lead
+from chaindock.ledger.mango.query import is_quick, parse_query
 from chaindock.ledger.mango.results import QueryResults
 from chaindock.ledger.queries import STEP_BYTES, RangeResults
 
@@ -156,6 +160,41 @@ def open_query(
     call: Call, request: shim.GetQueryResult, options: StreamOptions
 ) -> Payload | Steps:
     """Open a rich query; of a collection, no page but a bound of the results."""
+    if is_quick(request.query):
+        return _open_query(call, request, options, parse_query)
+    return _open_slow(call, request, options)
+
+
+def _open_slow(
+    call: Call, request: shim.GetQueryResult, options: StreamOptions
+) -> Steps:
+    bookmark = "" if request.collection else _paging_of(request.metadata).bookmark
+    parse = yield partial(_done, partial(parse_query, request.query, bookmark))
+    found: Any = _open_query(call, request, options, parse)
+    result: Payload = (yield from found) if isinstance(found, GeneratorType) else found
+    return result
+
+
+async def _done(work: Callable[[], Any]) -> Callable[..., Any]:
+    """Do `work` off the loop; return what returns its result, or raises its error."""
+    try:
+        made = await off_loop(LARGE_BYTES + 1, work)
+    except InvalidInput as error:
+        failed = error
+
+        def fail(*_: Any) -> Any:
+            raise failed
+
+        return fail
+    return lambda *_: made
+
+
+def _open_query(
+    call: Call,
+    request: shim.GetQueryResult,
+    options: StreamOptions,
+    parse: Callable[[str, str], Any],
+) -> Payload | Steps:
     paging = _paging_of(request.metadata)
     invocation, collection = call.invocation, request.collection
     stored = not collection or invocation.require(collection)
@@ -172,6 +211,7 @@ def open_query(
         collection=collection,
         page_size=size if paged else 0,
         bookmark=paging.bookmark if paged else "",
+        parse=parse,
     )
     if not stored:
         rows.exhausted = True

@@ -9,7 +9,7 @@ docs/fabric/ledger.md#private-data
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from hashlib import sha256
 from itertools import chain
@@ -21,6 +21,7 @@ from chaindock.errors import InvalidInput, LedgerClosed, LedgerError, ReadOnlyVi
 from chaindock.ids import TxId
 from chaindock.ledger.budget import ENTRY_BYTES, Budget, text_bytes
 from chaindock.ledger.encoding import Version
+from chaindock.ledger.mango.query import Query, parse_query
 from chaindock.ledger.mango.results import QueryResults
 from chaindock.ledger.queries import (
     HistoryResults,
@@ -260,6 +261,7 @@ class Simulator:
         collection: str = "",
         page_size: int = 0,
         bookmark: str = "",
+        parse: Callable[[str, str], Query] = parse_query,
     ) -> QueryResults:
         """Query JSON documents as CouchDB does; see docs/fabric/rich-queries.md.
 
@@ -282,6 +284,7 @@ class Simulator:
             page_size=page_size,
             bookmark=bookmark,
             strict=self.strict,
+            parse=parse,
         )
 
     def open_history(self, ns: str, key: str) -> Results:

@@ -86,7 +86,14 @@ class MemorySimulator:
         return self._keep(MemoryResults(rows, rest))
 
     def open_query(
-        self, ns: str, query: str, *, collection: str, page_size: int, bookmark: str
+        self,
+        ns: str,
+        query: str,
+        *,
+        collection: str,
+        page_size: int,
+        bookmark: str,
+        parse: Any,
     ) -> MemoryResults:
         """Return the range from the bookmark on; its results let wait for them."""
         if query == "unsupported":

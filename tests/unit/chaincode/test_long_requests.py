@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KV
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.aio import Tasks
+from chaindock.chaincode import queries
 from chaindock.chaincode.calls import Calls
 from chaindock.chaincode.invocation import Call
 from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.outbox import Outbox
 from chaindock.chaincode.requests import serve
+from chaindock.ledger.mango.query import parse_query
 from chaindock.ledger.queries import STEP_BYTES
 from support.doubles.memory_state import MemoryState, invocation
 from support.shims.session import Session, record
@@ -21,6 +25,8 @@ from support.shims.stream_node import MODELS, StreamNode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from support.shims.endorsing import EndorsingNode
 
 Kind = shim.ChaincodeMessage
 
@@ -151,3 +157,45 @@ async def test_a_large_value_gives_way_to_others_before_its_reply_is_made():
     with pytest.raises(StopIteration) as done:
         next(serving)
     assert Kind.FromString(done.value.value[0].SerializeToString()).payload == value
+
+
+async def test_a_query_that_takes_long_to_parse_is_parsed_beside_the_loop(
+    endorsing: EndorsingNode, monkeypatch: pytest.MonkeyPatch
+):
+    """To compile one pattern takes up to 0.5 s, and a query may have 1,000 of them."""
+    loop, on_loop = threading.get_ident(), list[bool]()
+
+    def noted(text: str, bookmark: str) -> Any:
+        on_loop.append(threading.get_ident() == loop)
+        return parse_query(text, bookmark)
+
+    monkeypatch.setattr(queries, "parse_query", noted)
+    peer = await endorsing.chaincode("a")
+    user = endorsing.org.user("User1")
+    put = asyncio.ensure_future(endorsing.caller.invoke("a", [b"put"], signer=user))
+    to = await peer.receive()
+    await peer.ask(to, Kind.PUT_STATE, shim.PutState(key="k", value=b'{"t":"xay"}'))
+    await peer.complete(to)
+    await put
+    call = endorsing.propose("a", b"f")
+    to = await peer.receive()
+
+    async def found(selector: str) -> bytes:
+        asked = shim.GetQueryResult(query='{"selector":' + selector + "}")
+        reply = await peer.ask(to, Kind.GET_QUERY_RESULT, asked)
+        if reply.type == Kind.ERROR:
+            return bytes(reply.payload)
+        rows = shim.QueryResponse.FromString(reply.payload).results
+        return b" ".join(KV.FromString(row.resultBytes).key.encode() for row in rows)
+
+    assert await found('{"t":"xay"}') == b"k"
+    assert on_loop == [True]
+    slow = '{"t":{"$regex":"x[a-z]*"}}', '{"t":{"$\\u0072egex":"y$"}}'
+    wide = ",".join(f'{{"t":"x{number}"}}' for number in range(300))
+    for selector in (*slow, '{"$or":[' + wide + ',{"t":"xay"}]}'):
+        assert await found(selector) == b"k"
+    refused = await found('{"t":{"$regex":"("}}')
+    assert b"Bad argument for operator $regex" in refused
+    assert on_loop == [True, False, False, False, False]
+    await peer.complete(to)
+    await call

@@ -49,6 +49,14 @@ class Query:
     limit: int | None = None
 
 
+def is_quick(text: str) -> bool:
+    """Return whether `parse_query` takes less than a ms, so that no thread has to do it.
+
+    To compile a pattern may take 0.5 s. A backslash may hide the name of the operator.
+    """
+    return len(text) <= _SHORT and "regex" not in text and "\\" not in text
+
+
 def parse_query(text: str, bookmark: str = "") -> Query:
     """Return the query; as `_parse`, which is not done again for a short text."""
     return (_parse_once if len(text) <= _SHORT else _parse)(text, bookmark)

@@ -13,12 +13,14 @@ from chaindock.ledger.budget import ENTRY_BYTES
 from chaindock.ledger.encoding import field, lead
 from chaindock.ledger.mango.indexes import plan
 from chaindock.ledger.mango.order import prepare_collator
-from chaindock.ledger.mango.query import parse_query
+from chaindock.ledger.mango.query import Query, parse_query
 from chaindock.ledger.mango.scan import Scan
 from chaindock.ledger.mango.superseded import View
 from chaindock.ledger.queries import STEP_BYTES, Results
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from chaindock.ledger.mango.superseded import Row
     from chaindock.ledger.simulator import Simulator
     from chaindock.ledger.snapshots import Snapshot
@@ -48,9 +50,10 @@ class QueryResults(Results):
         page_size: int,
         bookmark: str,
         strict: bool,
+        parse: Callable[[str, str], Query] = parse_query,
     ) -> None:
         super().__init__(simulator)
-        query = parse_query(text, bookmark)
+        query = parse(text, bookmark)
         self._space = space
         self._view = View(simulator.snapshot(), space)
         self._left = page_size if page_size > 0 else None

@@ -312,8 +312,8 @@ class Scan:
     def _shown(self, document: dict[str, Any], value: bytes) -> bytes | str:
         if self.query.fields is not None:
             return self._projected(document)
-        if parse_document(value) is None:
-            return value
+        if len(document) == 1 and parse_document(value) is None:
+            return value  # no JSON object
         return text_of({name: document[name] for name in document if name != ID})
 
     # --- a sort without an index
