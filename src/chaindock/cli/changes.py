@@ -215,9 +215,9 @@ def state_import(session: Session, name: str, source: str, **into: Any) -> None:
             error.hint = f"{told}; {error.hint}" if error.hint else told
             raise
         done, transactions = done + len(batch), transactions + 1
-    if not session.emits({"keys": done, "transactions": transactions}):
-        times = show.count(transactions, "transaction")
-        click.echo(f"{show.count(done, 'key')} written in {times}", err=True)
+    text = f"{show.count(done, 'key')} written in "
+    text += show.count(transactions, "transaction")
+    session.says({"keys": done, "transactions": transactions}, text)
 
 
 def _read_line(where: str, line: bytes) -> tuple[str, bytes]:

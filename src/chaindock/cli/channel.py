@@ -42,12 +42,10 @@ def channel_create(
     """
     asked = {"organizations": mspids, "capability": capability}
     made = session.client().post("channels", name=name, **asked)
-    if session.emits(made):
-        return
     members = ", ".join(made["organizations"])
     session.channel = name
     words = session.words("deploy DIR")
-    click.echo(f"channel {name} of {members} is made; next: {words}", err=True)
+    session.says(made, f"channel {name} of {members} is made; next: {words}")
 
 
 @command("chaindock channel ls", "chaindock channel ls --json", group=channel)
@@ -73,8 +71,7 @@ def channel_rm(session: Session, name: str, *, yes: bool) -> None:
     """
     session.require(f"remove channel {name} and its ledger", yes=yes)
     session.client().delete("channels", name)
-    if not session.emits({"name": name}):
-        click.echo(f"channel {name} is removed", err=True)
+    session.says({"name": name}, f"channel {name} is removed")
 
 
 # --- organisations -----------------------------------------------------------------------
@@ -95,10 +92,8 @@ def org_add(session: Session, name: str) -> None:
     on a majority of the organisations counts it: two of two, two of three.
     """
     made = session.client().post("organizations", name=name)
-    if session.emits(made):
-        return
-    click.echo(f"organisation {made['mspid']} is a member since block {made['block']}")
-    click.echo(f"its files: {made['path']}")
+    text = f"organisation {made['mspid']} is a member since block {made['block']}"
+    session.says(made, f"{text}\nits files: {made['path']}", err=False)
 
 
 @command("chaindock org ls", "chaindock org ls --json", group=org, of_channel=True)
@@ -135,6 +130,5 @@ def org_start(session: Session, name: str) -> None:
 
 def _run_peer(session: Session, name: str, *, running: bool) -> None:
     found = session.client().put("organizations", name, running=running)
-    if not session.emits(found):
-        state = f"serves at {found['address']}" if running else "is stopped"
-        click.echo(f"the peer of {found['mspid']} {state}", err=True)
+    state = f"serves at {found['address']}" if running else "is stopped"
+    session.says(found, f"the peer of {found['mspid']} {state}")

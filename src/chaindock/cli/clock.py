@@ -82,11 +82,9 @@ def time_reset(session: Session) -> None:
 
 
 def _show(session: Session, found: Mapping[str, Any]) -> None:
-    if session.emits(found):
-        return
     offset_s = found["offset_s"]
     told = "the time of this machine"
     if offset_s:
         away = timedelta(seconds=abs(round(offset_s)))
         told = f"{away} {'ahead' if offset_s > 0 else 'behind'}"
-    click.echo(f"{found['now']}  ({told})")
+    session.says(found, f"{found['now']}  ({told})", err=False)

@@ -51,16 +51,11 @@ def snapshot(
         raise click.UsageError("Missing argument 'NAME', or --list.")
     if removes:
         client.delete("snapshots", name)
-        if not session.emits({"name": name}):
-            click.echo(f"snapshot {name} removed", err=True)
+        session.says({"name": name}, f"snapshot {name} removed")
         return
     taken = client.post("snapshots", name=name)
-    if not session.emits(taken):
-        blocks = show.count(taken["height"], "block")
-        click.echo(
-            f"snapshot {name} at {blocks}; go back: {session.words(f'revert {name}')}",
-            err=True,
-        )
+    blocks, back = show.count(taken["height"], "block"), session.words(f"revert {name}")
+    session.says(taken, f"snapshot {name} at {blocks}; go back: {back}")
 
 
 @command(
@@ -78,9 +73,8 @@ def revert(session: Session, name: str) -> None:
     bring back deployments, too.
     """
     found = session.client().post("revert", name=name)
-    if not session.emits(found):
-        removed = show.count(found["removed"], "block")
-        click.echo(f"back at snapshot {found['name']}; {removed} removed", err=True)
+    removed = show.count(found["removed"], "block")
+    session.says(found, f"back at snapshot {found['name']}; {removed} removed")
 
 
 @command("chaindock dump before-upgrade.ledger", "chaindock dump --force latest.ledger")
@@ -133,10 +127,9 @@ def reset(session: Session, *, yes: bool) -> None:
     from chaindock.node.copies import reset as remove
 
     removed = remove(_free_home(session, "remove", yes=yes))
-    if session.emits({"removed": removed}):
-        return
     what = ", ".join(removed) if removed else "no ledger was there"
-    click.echo(f"removed: {what}; begin again: {session.words('up -d')}", err=True)
+    text = f"removed: {what}; begin again: {session.words('up -d')}"
+    session.says({"removed": removed}, text)
 
 
 @click.group()

@@ -241,8 +241,7 @@ def completion(session: Session, shell: str) -> None:
     # Not `source()`, which runs bash to ask for its version.
     variables = kind(root, {}, "chaindock", "_CHAINDOCK_COMPLETE").source_vars()
     script = kind.source_template % variables
-    if not session.emits({"shell": shell, "script": script}):
-        click.echo(script)
+    session.says({"shell": shell, "script": script}, script, err=False)
 
 
 def main() -> None:

@@ -250,10 +250,9 @@ def down(session: Session, *, timeout_s: float, force: bool) -> None:
     is running, `down` says so and exits with 0.
     """
     stopped = stop_node(session.home, timeout_s, force=force)
-    if session.emits({"stopped": stopped, "home": str(session.home)}):
-        return
+    home = str(session.home)
     what = "the node in {!r} has stopped" if stopped else "no node is running in {!r}"
-    click.echo(what.format(str(session.home)), err=True)
+    session.says({"stopped": stopped, "home": home}, what.format(home))
 
 
 def stop_node(home: Path, timeout_s: float = 60.0, *, force: bool = False) -> bool:

@@ -113,8 +113,7 @@ def inspect(session: Session, file: Path) -> None:
 def package_id(session: Session, file: Path) -> None:
     """Print the id of a package."""
     info = read(file)
-    if not session.emits({"id": info.id}):
-        click.echo(info.id)
+    session.says({"id": info.id}, info.id, err=False)
 
 
 @click.group()
@@ -154,8 +153,7 @@ def packages_rm(session: Session, package_id: str) -> None:
     fits = [one for one in found if one.startswith(package_id)]
     chosen = fits[0] if len(fits) == 1 else package_id
     client.delete("packages", chosen)
-    if not session.emits({"package_id": chosen}):
-        click.echo(f"removed {chosen}")
+    session.says({"package_id": chosen}, f"removed {chosen}", err=False)
 
 
 def _as_json(info: PackageInfo) -> dict[str, Any]:

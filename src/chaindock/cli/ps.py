@@ -242,5 +242,4 @@ def logspec(session: Session, spec: str | None) -> None:
     """
     client = session.client()
     found = client.put("logspec", spec=spec) if spec else client.get("logspec")
-    if not session.emits(found):
-        click.echo(show.visible(found["spec"]))
+    session.says(found, show.visible(found["spec"]), err=False)

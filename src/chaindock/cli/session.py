@@ -49,9 +49,21 @@ class Session:
             show.emit_json(data)
         return self.json
 
-    def shows(self, rows: Sequence[Any], **cells: Callable[[Any], object]) -> None:
-        """Print rows as JSON if --json was given, else as `show.table`."""
-        if not self.emits(rows):
+    def says(self, data: Any, text: str, *, err: bool = True) -> None:
+        """Print `data` as JSON if --json was given, else `text`."""
+        if not self.emits(data):
+            click.echo(text, err=err)
+
+    def shows(
+        self, rows: Sequence[Any], none: str = "", **cells: Callable[[Any], object]
+    ) -> None:
+        """Print rows as JSON if --json was given, else as `show.table`.
+
+        `none` is what to say instead of an empty table.
+        """
+        if none and not rows:
+            self.says(rows, none)
+        elif not self.emits(rows):
             show.table(rows, **cells)
 
     def require(self, what: str, *, yes: bool) -> None:

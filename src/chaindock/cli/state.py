@@ -147,13 +147,9 @@ def state_history(session: Session, name: str, key: str, *, limit: int) -> None:
     rows = session.client().rows(
         "rows", "state", name, "history", most=limit, before=None, key=key
     )
-    if session.emits(rows):
-        return
-    if not rows:
-        click.echo(f"no transaction wrote this key of {name}", err=True)
-        return
-    show.table(
+    session.shows(
         rows,
+        f"no transaction wrote this key of {name}",
         BLOCK=lambda row: row["version"][0],
         TX=lambda row: row["version"][1],
         TIME=lambda row: (row["time"] or "-")[:19],
