@@ -39,9 +39,9 @@ WRITER_TIMEOUT_S = 5.0
 # In `private` its number is below 0 in what a transaction that is not valid wrote.
 # `superseded` is the block in which another row took the place, or, of private data, it
 # expired; `labelled` is 1 if only metadata changed, a serialised KVMetadataWrite without
-# its key, and 2 if the private data of the row was purged. A value of NULL is a delete, an
-# integer a row of `contents` (contents.py). A transaction id is kept as `packed_id` returns it; in `transient` it is text,
-# with "/" and the SHA-256 of `sets` behind it.
+# its key, 2 if the private data of the row was purged, and 3 if it has expired. A value of
+# NULL is a delete, an integer a row of `contents` (contents.py). A transaction id is kept as
+# `packed_id` returns it; in `transient` it is text, with "/" and the SHA-256 of `sets` behind it.
 # Tables of values are ordinary ones: in a WITHOUT ROWID table a row above 1 kB takes
 # whole pages of its own.
 _TABLES = """

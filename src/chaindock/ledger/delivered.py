@@ -23,7 +23,11 @@ from chaindock.ledger.versions import PURGED
 Held = dict[bytes, tuple[bytes | None, bytes | None, int]]
 """name, value and `labelled` of the row, by the SHA-256 of the name"""
 
-_ROWS = "SELECT tx, ns, key, name, plain, labelled FROM private WHERE block=?"
+# What is 3 has expired.
+_ROWS = (
+    "SELECT tx, ns, key, name, plain, labelled FROM private "
+    "WHERE block=? AND labelled<3"
+)
 
 
 @dataclass(frozen=True, slots=True)

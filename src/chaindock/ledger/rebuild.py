@@ -56,7 +56,7 @@ UPDATE private SET name=old.name, plain=old.plain,
   JOIN former.namespaces was ON was.id=old.ns
   JOIN main.namespaces now ON now.ns=was.ns AND now.collection=was.collection
   WHERE private.ns=now.id AND private.key=old.key AND private.block=old.block
-  AND private.tx=old.tx AND private.value IS old.value AND (old.name IS NOT NULL OR old.labelled=2)
+  AND private.tx=old.tx AND private.value IS old.value AND (old.name IS NOT NULL OR old.labelled>1)
 """
 _NAMES: Final = (
     "INSERT OR IGNORE INTO namespaces (ns, collection) "

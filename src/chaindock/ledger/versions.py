@@ -66,8 +66,8 @@ _PURGE = (
 )
 # The hash stays: after a revert to a height before the expiry it counts again.
 _EXPIRE = (
-    "UPDATE private SET superseded=coalesce(superseded, ?1), name=NULL, plain=NULL "
-    "WHERE expires=?1"
+    "UPDATE private SET superseded=coalesce(superseded, ?1), name=NULL, plain=NULL, "
+    "labelled=3 WHERE expires=?1"
 )
 _MOST_BLOCKS = 2**63 - 1
 """SQLite's highest integer; what expires in a later block never expires."""

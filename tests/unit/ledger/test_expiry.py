@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.errors import LedgerError
+from chaindock.ledger.reader import LedgerReader
 from chaindock.ledger.rebuild import rebuild_file
 from support.ledgers.envelopes import CHANNEL, rwset
 from support.ledgers.ledger import VALID, commit, ledger_at
@@ -135,6 +136,34 @@ async def test_an_expired_key_is_found_absent_whatever_it_held_before(
     for _ in range(2):
         await commit(ledger, rwset())
     assert steps() < before + 30
+
+
+@pytest.mark.parametrize("reverted", [False, True])
+async def test_of_expired_data_nothing_is_delivered_with_its_block(
+    tmp_path: Path, *, reverted: bool
+) -> None:
+    """Also of what was purged before, or had its metadata changed alone."""
+    label = {"VALIDATION_PARAMETER": b"policy"}
+    async with ledger_at(tmp_path) as ledger, LedgerReader(ledger._path) as reader:
+
+        async def sets(number: int) -> int:
+            return len(await reader.run(lambda view: view.private_of(number)))
+
+        await define(ledger, 3)
+        await simulated(ledger, put("a", b"1"))  # block 2
+        await simulated(ledger, lambda s: s.put_metadata("cc", "a", label, "col"))
+        await simulated(ledger, put("b", b"1"))
+        await simulated(ledger, lambda s: s.purge_private("cc", "col", "b"))
+        assert [await sets(number) for number in range(2, 6)] == [1, 1, 1, 1]
+        await ledger.take_snapshot("base")
+        for _ in range(4):
+            await commit(ledger, rwset())
+        assert [await sets(number) for number in range(2, 6)] == [0, 0, 0, 0]
+        if reverted:
+            await ledger.revert("base")
+    rebuild_file(tmp_path / "ledger.db", CHANNEL)
+    async with ledger_at(tmp_path) as ledger, LedgerReader(ledger._path) as reader:
+        assert [await sets(number) for number in range(2, 6)] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("blocks", [2**63 - 4, 2**63 - 1, 2**64 - 1])
