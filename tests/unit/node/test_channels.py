@@ -189,6 +189,16 @@ async def test_a_channel_of_some_organisations(world: World):
         assert [*later.members.peers] == ["Org1MSP", "Org2MSP", "Org3MSP"]
 
 
+async def test_members_change_before_anybody_serves_clients(world: World):
+    """A change may come while the node starts."""
+    async with world.up() as channels:
+        channels.followers.clear()
+        first = channels.require()
+        await first.members.add("Org2", first.orderer)
+        made = await channels.create("trades")
+        assert [*made.members.peers] == ["Org1MSP", "Org2MSP"]
+
+
 async def leave(channel: NodeChannel, mspid: str) -> None:
     admins = channel.members.admins()
     asked = update(channel.members.configuration.config, leaves(mspid), channel.id)
