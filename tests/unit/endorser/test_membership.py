@@ -10,7 +10,7 @@ from fabric_protos.msp import msp_config_pb2
 from fabric_protos.peer.policy_pb2 import ApplicationPolicy
 
 from chaindock.endorser import orderer
-from chaindock.endorser.caller import Caller, draw
+from chaindock.endorser.caller import Caller, assemble, draw
 from chaindock.endorser.genesis import member_group
 from chaindock.errors import Denied, InvalidInput, LaunchFailed, NotFound
 from chaindock.identity.organization import Organization
@@ -93,18 +93,22 @@ async def test_an_organisation_leaves_with_its_peer_and_its_identities(
     assert "Org2MSP" in members.peers
 
 
+@pytest.mark.parametrize("strict", [False, True])
 async def test_a_call_in_which_an_organisation_joins_is_endorsed_by_that_too(
-    node, members
+    node, members, strict
 ):
     """The policy of the channel is a majority, so of two both must sign."""
     await node.define()
     node.chaincode.hold = asyncio.Event()
-    call = node.caller.invoke("basic", [b"put", b"k", b"v"], signer=node.user)
+    proposed = draw("mychannel", "basic", [b"put", b"k", b"v"], node.user)
+    call = node.endorser.process(proposed, endorse=True, strict=strict)
     running = asyncio.ensure_future(call)
     await node.chaincode.entered.acquire()
     await members.add("Org2", node.orderer)
     node.chaincode.hold.set()
-    assert (await running).code == 0
+    _, signed = await running
+    where = await node.orderer.submit(assemble(proposed, signed, node.user))
+    assert (len(signed), where.code) == (2, 0)
 
 
 async def test_a_call_for_which_a_peer_is_named_that_leaves_meanwhile_is_told_so(
