@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -74,6 +76,18 @@ def is_retryable(error: OSError) -> bool:
     """Whether the system refused for want of something: space, memory, processes."""
     space = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM}
     return error.errno in space | {errno.EAGAIN, errno.EMFILE, errno.ENFILE}
+
+
+@contextmanager
+def os_errors_as(
+    kind: type[ChaindockError], what: str, act: str = "read", **facts: Any
+) -> Iterator[None]:
+    """Raise `kind` for an OSError in the block: `what` cannot be `act`, and why."""
+    try:
+        yield
+    except OSError as error:
+        text = f"{what} cannot be {act}: {error.strerror}"
+        raise kind(text, **facts) from error
 
 
 class InvalidInput(ChaindockError, code=Code.INVALID_ARGUMENT):

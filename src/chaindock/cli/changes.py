@@ -25,7 +25,12 @@ from chaindock.cli.keys import (
 )
 from chaindock.cli.session import Session, name_argument
 from chaindock.cli.state import collection_option, state, state_command
-from chaindock.errors import ChaindockError, InvalidInput, TransactionInvalid
+from chaindock.errors import (
+    ChaindockError,
+    InvalidInput,
+    TransactionInvalid,
+    os_errors_as,
+)
 from chaindock.operations.wire import encode
 
 if TYPE_CHECKING:
@@ -109,13 +114,9 @@ def state_del(session: Session, name: str, key: str, **into: Any) -> None:
 
 
 def _read(path: str) -> bytes:
-    try:
-        with click.open_file(path, "rb") as file:
-            return bytes(file.read())
-    except OSError as error:
-        raise InvalidInput(
-            f"{path!r} cannot be read: {error.strerror}", hint="check the path"
-        ) from error
+    refused = os_errors_as(InvalidInput, repr(path), hint="check the path")
+    with refused, click.open_file(path, "rb") as file:
+        return bytes(file.read())
 
 
 def _write(session: Session, *what: Any) -> None:

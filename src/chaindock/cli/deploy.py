@@ -17,7 +17,7 @@ import click
 from chaindock.cli import show
 from chaindock.cli.progress import watch_attempt
 from chaindock.cli.session import Session, command, name_argument
-from chaindock.errors import InvalidInput, NotFound
+from chaindock.errors import InvalidInput, NotFound, os_errors_as
 from chaindock.ids import CHANNEL_ENDORSEMENT
 
 if TYPE_CHECKING:
@@ -128,14 +128,9 @@ def _read_collections(path: Path) -> Any:
     from chaindock.lifecycle.terms import parse_collections
 
     name = f"the collections file {str(path)!r}"
-    try:
+    hint = "check the path; relative ones start at the current directory"
+    with os_errors_as(InvalidInput, name, hint=hint, path=str(path)):
         text = path.read_bytes()
-    except OSError as error:
-        raise InvalidInput(
-            f"{name} cannot be read: {error.strerror}",
-            hint="check the path; relative ones start at the current directory",
-            path=str(path),
-        ) from error
     parse_collections(text, name, show.warn)
     return json.loads(text)
 

@@ -22,22 +22,22 @@ def open_log(home: Path) -> BinaryIO:
     Raises: NodeError; ConfigInvalid when others can write the home, too.
     """
     from chaindock.config.environment import require_own
-    from chaindock.errors import NodeError
+    from chaindock.errors import NodeError, os_errors_as
 
     require_own(home)
     path = home / LOG_NAME
-    try:
+    with os_errors_as(
+        NodeError,
+        f"home {str(home)!r}",
+        "written",
+        hint="choose another one with --home DIR or CHAINDOCK_HOME",
+        home=str(home),
+    ):
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size > LOG_BYTES:
             path.replace(path.with_suffix(".log.1"))
         file = open(_append(path), "ab")  # noqa: SIM115  # a descriptor
         file.seek(0, os.SEEK_END)
-    except OSError as error:
-        raise NodeError(
-            f"home {str(home)!r} cannot be written: {error.strerror}",
-            hint="choose another one with --home DIR or CHAINDOCK_HOME",
-            home=str(home),
-        ) from error
     return file
 
 

@@ -38,7 +38,7 @@ def package(session: Session, source: Path, output: Path, label: str | None) -> 
 
     The same source and label give the same bytes everywhere. Prints the package id.
     """
-    from chaindock.errors import InvalidInput, NotFound
+    from chaindock.errors import InvalidInput, NotFound, os_errors_as
     from chaindock.packaging.writer import package_directory
 
     if not source.is_dir():
@@ -48,16 +48,13 @@ def package(session: Session, source: Path, output: Path, label: str | None) -> 
             path=str(source),
         )
     part = output.with_name(f".{output.name}.part")
+    facts = {"hint": "choose another place with -o FILE", "path": str(output)}
+    what = f"package file {str(output)!r}"
     try:
-        with part.open("w+b") as file:
-            info = package_directory(source, file, label, warn=show.warn)
-        part.replace(output)
-    except OSError as error:
-        raise InvalidInput(
-            f"package file {str(output)!r} cannot be written: {error.strerror}",
-            hint="choose another place with -o FILE",
-            path=str(output),
-        ) from error
+        with os_errors_as(InvalidInput, what, "written", **facts):
+            with part.open("w+b") as file:
+                info = package_directory(source, file, label, warn=show.warn)
+            part.replace(output)
     finally:
         with contextlib.suppress(OSError):
             part.unlink()

@@ -11,7 +11,7 @@ import ssl
 from pathlib import Path
 
 from chaindock.container.contracts import ClientTls, PeerConnection
-from chaindock.errors import ConfigInvalid
+from chaindock.errors import ConfigInvalid, os_errors_as
 from chaindock.ids import Ccid
 
 CA_VARIABLES = (
@@ -92,14 +92,9 @@ def merged_ca(bundle: Path, trusted: bytes = b"") -> bytes:
 
     Raises: ConfigInvalid when the bundle cannot be read.
     """
-    try:
+    hint = "give a readable PEM file with --ca"
+    with os_errors_as(ConfigInvalid, f"CA bundle {str(bundle)!r}", hint=hint, key="ca"):
         extra = bundle.read_bytes()
-    except OSError as error:
-        raise ConfigInvalid(
-            f"CA bundle {str(bundle)!r} cannot be read: {error.strerror}",
-            hint="give a readable PEM file with --ca",
-            key="ca",
-        ) from error
     return extra.rstrip() + b"\n" + (trusted or _system_ca())
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from chaindock.durable import sync_folder, write_file
-from chaindock.errors import LedgerCorrupt, LedgerError
+from chaindock.errors import LedgerCorrupt, LedgerError, os_errors_as
 from chaindock.ids import ChannelId
 from chaindock.ledger.mango import documents
 from chaindock.telemetry import get_logger
@@ -174,14 +174,9 @@ def mark(path: Path, marker: Path | None) -> None:
     """Write the marker, if there is none. Raises: LedgerError."""
     if marker is None or marker.exists():
         return
-    try:
+    facts = {"hint": "check free space and permissions", "path": marker}
+    with os_errors_as(LedgerError, repr(str(marker)), "written", **facts):
         write_file(marker, f"{path} was made\n".encode())
-    except OSError as error:
-        raise LedgerError(
-            f"{str(marker)!r} cannot be written: {error.strerror}",
-            hint="check free space and permissions",
-            path=marker,
-        ) from error
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:

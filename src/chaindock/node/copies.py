@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from chaindock import __version__
 from chaindock.durable import storing, sync_folder
-from chaindock.errors import InvalidInput, LedgerError, NotFound
+from chaindock.errors import InvalidInput, LedgerError, NotFound, os_errors_as
 from chaindock.ids import require_channel
 from chaindock.ledger.database import (
     connect_reader,
@@ -111,14 +111,9 @@ def load(home: Home, source: Path) -> dict[str, Any]:
 
 def require_readable(source: Path) -> None:
     """Check that a file can be opened. Raises: InvalidInput."""
-    try:
+    facts = {"hint": "check the path", "path": str(source)}
+    with os_errors_as(InvalidInput, repr(str(source)), **facts):
         source.open("rb").close()
-    except OSError as error:
-        raise InvalidInput(
-            f"{str(source)!r} cannot be read: {error.strerror}",
-            hint="check the path",
-            path=str(source),
-        ) from error
 
 
 def reset(home: Home) -> list[str]:

@@ -11,7 +11,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,7 @@ import psutil
 
 from chaindock.config.environment import require_own
 from chaindock.durable import storing, sync_folder, write_file
-from chaindock.errors import NodeAlreadyRunning, NodeError, StorageError
+from chaindock.errors import NodeAlreadyRunning, NodeError, StorageError, os_errors_as
 from chaindock.ids import ChannelId, require_channel
 from chaindock.ledger.database import remove_database
 
@@ -55,15 +55,13 @@ class Home:
         Raises: NodeError when the place cannot be written; ConfigInvalid when others can
             write it, too.
         """
-        try:
+        with self._writing():
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             require_own(self.root)
             for path in (self.packages, self.output, self.ledgers):
                 path.mkdir(mode=0o700, exist_ok=True)
             sync_folder(self.root.parent)
             sync_folder(self.root)
-        except OSError as error:
-            raise self._not_written(error) from error
 
     def ledger(self, channel: str) -> tuple[Path, Path]:
         """Return the ledger file of a channel, and the marker that says it was made."""
@@ -125,10 +123,8 @@ class Home:
                 hint="restore it; without it the node cannot recognise its own objects",
             ) from error
         node_id = secrets.token_hex(6)
-        try:
+        with self._writing():
             write_file(path, json.dumps({"node_id": node_id}).encode())
-        except OSError as error:
-            raise self._not_written(error) from error
         return node_id
 
     @contextmanager
@@ -138,10 +134,8 @@ class Home:
         Raises: NodeAlreadyRunning. NodeError when the file cannot be written.
         """
         path = self.root / "node.lock"
-        try:
+        with self._writing():
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise self._not_written(error) from error
         try:
             self._take(fd)
             try:
@@ -162,15 +156,15 @@ class Home:
                 home=str(self.root),
                 pid=pid,
             ) from error
-        try:
+        with self._writing():
             os.ftruncate(fd, 0)
             os.write(fd, f"{os.getpid()}\n".encode())
-        except OSError as error:
-            raise self._not_written(error) from error
 
-    def _not_written(self, error: OSError) -> NodeError:
-        return NodeError(
-            f"home {str(self.root)!r} cannot be written: {error.strerror}",
+    def _writing(self) -> AbstractContextManager[None]:
+        return os_errors_as(
+            NodeError,
+            f"home {str(self.root)!r}",
+            "written",
             hint="check free space and permissions, or choose another one with "
             "--home DIR or CHAINDOCK_HOME",
             home=str(self.root),

@@ -15,10 +15,10 @@ import struct
 import tarfile
 import tempfile
 import zlib
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from chaindock.errors import PackageInvalid, SourceInvalid
+from chaindock.errors import PackageInvalid, SourceInvalid, os_errors_as
 from chaindock.ids import require_label
 from chaindock.packaging.format import (
     CODE,
@@ -205,16 +205,13 @@ def _add_file(add: _Add, file: SourceFile) -> None:
             )
 
 
-@contextmanager
-def _reading(file: SourceFile) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SourceInvalid(
-            f"source file {str(file.path)!r} cannot be read: {error.strerror}",
-            hint="change its permissions, or move it out of the source directory",
-            path=str(file.path),
-        ) from error
+def _reading(file: SourceFile) -> AbstractContextManager[None]:
+    return os_errors_as(
+        SourceInvalid,
+        f"source file {str(file.path)!r}",
+        hint="change its permissions, or move it out of the source directory",
+        path=str(file.path),
+    )
 
 
 def _too_large(files: list[SourceFile], max_bytes: int) -> PackageInvalid:

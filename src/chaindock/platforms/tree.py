@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from chaindock.errors import SourceInvalid
+from chaindock.errors import SourceInvalid, os_errors_as
 
 MAX_FILES = 20_000
 MAX_TEXT = 1024 * 1024
@@ -207,14 +207,10 @@ def collect(
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError as error:
-        raise SourceInvalid(
-            f"source directory {str(folder)!r} cannot be read: {error.strerror}",
-            path=str(folder),
-        ) from error
+    what = f"source directory {str(folder)!r}"
+    refused = os_errors_as(SourceInvalid, what, path=str(folder))
+    with refused, os.scandir(folder) as entries:
+        return list(entries)
 
 
 def content_of(root: Path, path: Path) -> Path:
