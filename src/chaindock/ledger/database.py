@@ -333,7 +333,7 @@ def translate(error: sqlite3.Error, path: Path) -> LedgerError:
     """Return the LedgerError (or LedgerCorrupt) that `error` stands for."""
     # The low byte is the primary code; errors of the Python module have none.
     number = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if number in _CORRUPT:
+    if number in _CORRUPT or "decode to UTF-8" in str(error):  # bytes became text
         return corrupt(path, str(error))
     if number == sqlite3.SQLITE_TOOBIG:
         return corrupt(path, "a long value of the state is missing (table contents)")

@@ -141,6 +141,19 @@ async def test_a_damaged_block_is_named_and_nothing_is_replaced(
     assert [path.name for path in tmp_path.glob("ledger.db.*")] == []
 
 
+async def test_a_damaged_record_whose_bytes_became_text_is_damage(
+    tmp_path: Path,
+) -> None:
+    """The record says what is text; Python refuses what is not UTF-8 then."""
+    async with ledger_at(tmp_path) as ledger:
+        await fill(ledger)
+    damage = "UPDATE blocks SET block=CAST(x'01ff' AS TEXT) WHERE number=2"
+    tamper(tmp_path / "ledger.db", damage)
+    with pytest.raises(LedgerCorrupt) as found:
+        rebuild_file(tmp_path / "ledger.db", CHANNEL)
+    assert "chaindock load FILE" in str(found.value.hint)
+
+
 async def test_what_is_no_ledger_of_the_channel_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="there is no ledger"):
         rebuild_file(tmp_path / "ledger.db", CHANNEL)
