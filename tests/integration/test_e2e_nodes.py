@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from support.nodes.node import (
     FIXTURES,
     PROCESS,
     Node,
+    environment,
     eventually,
     is_there,
     started,
@@ -58,6 +61,16 @@ def test_nodes_with_the_same_chaincode_live_side_by_side(backend: str, tmp_path:
         assert nodes[1].query("notes", "get", "n1").decode() == f"of {nodes[1].home}"
         nodes[1].cli("rm", "notes")
         assert nodes[2].query("notes", "get", "n1").decode() == f"of {nodes[2].home}"
+
+
+def test_a_node_trusts_what_it_has_made_whatever_the_umask(tmp_path: Path):
+    home = str(tmp_path / "a" / "b")
+    program = [sys.executable, "-P", "-m", "chaindock", "--home", home]
+    places = {"XDG_CACHE_HOME": str(tmp_path / "c" / "d")}
+    env = environment(PROCESS, tmp_path / "temp") | places
+    for words in ["up -d --backend process", "down"] * 2:
+        command = [*program, *words.split()]
+        subprocess.run(command, env=env, umask=0, check=True, timeout=60)
 
 
 def test_a_home_has_one_node_at_a_time(node: Node):

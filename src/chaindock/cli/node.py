@@ -80,6 +80,7 @@ def up(
     """
     from chaindock.errors import NodeNotRunning
 
+    os.umask(os.umask(0o022) | 0o022)  # what it makes it must trust at the next start
     if block is not None:
         settings["chaindock.block.mode"] = block
     if backend is not None:
