@@ -202,7 +202,7 @@ class Outcome:
     held: Held | None = None
     """As `Invocation.answer_held`, kept as long as the answer is."""
     nbytes: int = 0
-    """About the bytes of response and event; 0 if they are few."""
+    """About those of response, event, and endorsement if it has one; 0 if they are few."""
 
 
 def outcome_of(final: shim.ChaincodeMessage, invocation: Invocation) -> Outcome:

@@ -159,7 +159,8 @@ class Caller:
                     tx_id=proposal.tx_id,
                 )
             sign = partial(assemble, proposal, endorsed, signer)
-            envelope = await off_loop(len(endorsed[0].payload), sign)
+            size = outcome.nbytes + len(proposal.payload)
+            envelope = await off_loop(size, sign)
             if ledger.reverts != reverts:
                 raise reverted()
             commit = await self.orderer.submit(envelope)

@@ -149,7 +149,7 @@ class Round:
             signed = await off_loop(
                 size, lambda: [endorsed(answer, one) for one in peers]
             )
-            return first.outcome, signed or [answer]
+            return replace(first.outcome, nbytes=size), signed or [answer]
         finally:
             for simulator in self._simulators:
                 simulator.done()

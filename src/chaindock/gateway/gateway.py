@@ -192,7 +192,7 @@ class Gateway:
         if (failed := response_status(response.status, response.message)) is not None:
             raise self._uncollected(named, failed[1])
         work = partial(_prepared, proposal, endorsed)
-        return await off_loop(len(endorsed[0].payload), work)
+        return await off_loop(outcome.nbytes + len(proposal.payload), work)
 
     def _endorsing(self, proposal: Proposal, named: Sequence[str]) -> Channel:
         """Return the channel of a proposal, which has the organisations that are named."""

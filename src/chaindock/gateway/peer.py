@@ -94,7 +94,7 @@ class Peer:
                 raise
             return failure(proposal, error), len(error.message)
         if answers:
-            return answers[0], outcome.nbytes + len(answers[0].payload)
+            return answers[0], outcome.nbytes
         make = partial(messages.ProposalResponse, response=outcome.response)
         return await off_loop(outcome.nbytes, make), outcome.nbytes
 
