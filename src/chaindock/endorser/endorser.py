@@ -139,16 +139,18 @@ class Endorser:
             try:
                 identity = await self._admit(proposal)
                 asked = proposal, identity, timeout_s, endorsers, at, endorse, strict
-                first, now = Round(self, *asked), self.configuration
+                one, now = Round(self, *asked), self.configuration
                 members, answered = now.peers, None
                 watch.admitted = True
                 try:
-                    answered = await first.run()
+                    answered = await one.run()
                 except (EndorsersMissing, LaunchFailed, NotEndorsed):
                     if members == now.peers and not _superseded(proposal):
                         raise
                 if answered is None or (endorse and members != now.peers):
-                    answered = await Round(self, *asked).run()
+                    # What the former round holds is given back first.
+                    answered, one = None, Round(self, *asked)
+                    answered = await one.run()
             finally:
                 self.load.proposals -= 1
             if endorse:
