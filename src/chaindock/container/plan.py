@@ -100,10 +100,7 @@ async def run_plan(
 
 @contextlib.asynccontextmanager
 async def build_deadline(limit_s: float, attempt: Attempt) -> AsyncIterator[None]:
-    """Cancel the block after `limit_s` seconds, whatever the build prints.
-
-    Raises: BuildFailed.
-    """
+    """Cancel the block after `limit_s` seconds in any case. Raises: BuildFailed."""
     scope = asyncio.timeout(limit_s)
     try:
         async with scope:

@@ -291,10 +291,7 @@ def assemble(
     endorsed: Sequence[proposal_response_pb2.ProposalResponse],
     signer: SigningIdentity,
 ) -> bytes:
-    """Return the transaction of an endorsed proposal, signed by the client.
-
-    `endorsed`: as for `payload_of`.
-    """
+    """Return the transaction of `payload_of`, signed by the client."""
     payload = payload_of(proposal, endorsed)
     return encoded(1, payload) + encoded(2, signer.sign(payload))
 

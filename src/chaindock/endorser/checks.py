@@ -215,10 +215,7 @@ def parse(kind: Any, data: bytes) -> Any:
 
 
 def check_proposal(proposal: Proposal, msps: Msps) -> Identity:
-    """Check headers, transaction id and signature; return the signer.
-
-    Raises: ProposalInvalid, Denied.
-    """
+    """Check headers, id, signature; return the signer. Raises: ProposalInvalid, Denied."""
     signed = proposal.signed
     if not proposal.drawn:
         _check_headers(proposal)

@@ -32,20 +32,14 @@ A transaction above it fails its policies: to compile them takes 1.4 s of the wr
 
 
 class KeyPolicies:
-    """The policies of the keys that one transaction writes, each counted once.
-
-    `size`: their bytes.
-    """
+    """The policies of keys that a transaction writes, each once; `size` in bytes."""
 
     def __init__(self) -> None:
         self._known: set[bytes] = set()
         self.size = 0
 
     def is_new(self, raw: bytes) -> bool:
-        """Count a policy and tell whether it was not counted before.
-
-        Raises: Broken, when they have more than 1 MiB.
-        """
+        """Count a policy; whether it is new. Raises: Broken: they have more than 1 MiB."""
         if raw in self._known:
             return False
         self._known.add(raw)

@@ -99,10 +99,7 @@ def _eligible(
 def _policies(
     channel: Channel, interest: ChaincodeInterest, simulator: Simulator
 ) -> tuple[list[Evaluator], int]:
-    """Return what endorsers must satisfy together, and how many bytes that is worth.
-
-    Raises: NotFound.
-    """
+    """Return what endorsers must satisfy together, and its bytes. Raises: NotFound."""
     rules, met = Validator(channel.members.configuration), KeyPolicies()
     state = _General(simulator.snapshot())
     found: list[Evaluator] = []

@@ -25,10 +25,7 @@ from chaindock.ledger.encoding import field, part
 def respond(
     proposal: Proposal, outcome: Outcome, version: str, results: bytes
 ) -> messages.ProposalResponse:
-    """Return a response that is not endorsed.
-
-    `version`: of the chaincode. `results`: the read-write set.
-    """
+    """Return a response that is not endorsed; `results` is the read-write set."""
     response, event = outcome.response, outcome.event
     action = field(1, results)
     if event is not None:

@@ -151,10 +151,7 @@ def _worded(before: str, after: str = "") -> Iterator[None]:
 
 
 def _read_genesis(raw: bytes) -> tuple[str, bytes]:
-    """Return the channel whose configuration a block holds, and the block's hash.
-
-    Raises: InvalidInput.
-    """
+    """Return channel and hash of a block with a configuration. Raises: InvalidInput."""
     try:
         block = common_pb2.Block.FromString(raw)
     except DecodeError as error:

@@ -326,10 +326,7 @@ class Msps:
         return self._msps.keys()
 
     def identify(self, creator: bytes) -> Identity:
-        """Return who `creator` (a SerializedIdentity) is; from any thread.
-
-        Raises: Denied as `Msp.identify`.
-        """
+        """Return who `creator` is; from any thread. Raises: Denied, as `Msp.identify`."""
         return self._known(creator)
 
     def valid(self, creators: Mapping[str, bytes]) -> dict[str, Identity]:

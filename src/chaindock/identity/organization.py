@@ -105,10 +105,7 @@ class Organization:
         return found
 
     def listen_at(self, host: str) -> None:
-        """Have the certificate of the peer's listener name where it listens. Blocks.
-
-        Raises: StorageError.
-        """
+        """Put where the peer listens into its certificate. Blocks. Raises: StorageError."""
         self.tls = self._tls.pair_of_peer(host)
 
     @cached_property

@@ -137,10 +137,7 @@ def _gate(wanted: int, rules: Sequence[_Rule]) -> _Rule:
 
 
 def _principal(principal: MSPPrincipal, depth: int) -> _Principal:
-    """Return the test for one principal, which is in `depth` others.
-
-    Raises: InvalidInput, DecodeError.
-    """
+    """Return a principal's test, in `depth` others. Raises: InvalidInput, DecodeError."""
     if depth > _DEEPEST:
         raise InvalidInput(f"more than {_DEEPEST} principals are inside each other")
     kind, raw = principal.principal_classification, principal.principal

@@ -285,10 +285,7 @@ class Committer:
         return size >= self._next_trim
 
     def verify_some(self) -> bool:
-        """Check some stored blocks; return whether there are more to check.
-
-        Raises: LedgerCorrupt, LedgerClosed, LedgerError.
-        """
+        """Check some blocks; return whether there are more. Raises: LedgerError."""
         db = self._require_open()
         with translated(self._path):
             mark = self._verified or read_watermark(db)

@@ -287,10 +287,7 @@ class Ledger:
         return await self._change(marks)
 
     async def take_snapshot(self, name: str) -> Mark:
-        """Give the newest state a name; a snapshot of that name moves.
-
-        Raises: InvalidInput, LedgerClosed, LedgerError.
-        """
+        """Name the newest state; the name moves. Raises: InvalidInput, LedgerError."""
         return await self._change(put_mark, name)
 
     async def drop_snapshot(self, name: str) -> None:

@@ -59,10 +59,7 @@ def marks(db: sqlite3.Connection, _: Tip | None = None) -> list[Mark]:
 
 
 def put_mark(name: str, db: sqlite3.Connection, tip: Tip) -> Mark:
-    """Give the newest state a name; a snapshot of that name moves.
-
-    Raises: InvalidInput.
-    """
+    """Give the newest state a name; one of that name moves. Raises: InvalidInput."""
     if not _NAME.fullmatch(name):
         raise InvalidInput(
             f"snapshot {name!r}: expected up to 64 letters, digits, '.', '_' and '-'"

@@ -121,10 +121,7 @@ def verify(
 
 
 def verify_all(db: sqlite3.Connection, path: Path) -> int:
-    """Check all blocks, and that the state has their height; return it.
-
-    Raises: LedgerCorrupt.
-    """
+    """Check all blocks, and the height of the state; return it. Raises: LedgerCorrupt."""
     mark, more = Watermark(), True
     while more:
         mark, more = verify(db, path, mark)

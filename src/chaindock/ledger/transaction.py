@@ -138,10 +138,7 @@ def parse(kind: Any, data: bytes, code: int) -> Any:
 
 
 def read_headers(tx: ParsedTransaction) -> tuple[Any, Any, Any]:
-    """Read the headers into `tx`; return Envelope, Payload and ChannelHeader.
-
-    Raises: Broken.
-    """
+    """Read headers into `tx`; return Envelope, Payload, ChannelHeader. Raises: Broken."""
     if not tx.envelope:
         raise Broken(codes.NIL_ENVELOPE)
     envelope = parse(common_pb2.Envelope, tx.envelope, codes.INVALID_OTHER_REASON)
@@ -164,10 +161,7 @@ def read_headers(tx: ParsedTransaction) -> tuple[Any, Any, Any]:
 
 
 def require_kind(tx: ParsedTransaction, header: Any, channel: ChannelId | None) -> None:
-    """Refuse a ChannelHeader that no transaction of `channel` has; None = of any channel.
-
-    Raises: Broken.
-    """
+    """Refuse a header that no transaction of `channel` has; None = any. Raises: Broken."""
     if header.type == common_pb2.CONFIG_UPDATE:
         raise Broken(codes.UNSUPPORTED_TX_PAYLOAD)
     known = tx.is_config or header.type == common_pb2.ENDORSER_TRANSACTION

@@ -118,10 +118,7 @@ class Approvals:
     def find(
         self, simulator: Simulator, name: str, sequence: int = 0
     ) -> tuple[Definition, str]:
-        """Return what was approved, and the package; sequence 0 = the latest.
-
-        Raises: InvalidInput: nothing was.
-        """
+        """Return what was approved, and the package; 0 = latest. Raises: InvalidInput."""
         wanted = sequence
         if not sequence:
             wanted = read_sequence(simulator, name)

@@ -189,10 +189,7 @@ def read_sequence(simulator: Reads, name: str) -> int:
 
 
 def read_definition(simulator: Reads, name: str) -> Definition | None:
-    """Return all fields of a definition; None when there is none.
-
-    Raises: LedgerCorrupt.
-    """
+    """Return a definition; None when there is none. Raises: LedgerCorrupt."""
     fields = _DEFINITIONS.read(simulator, name)
     return None if fields is None else from_fields(name, fields)
 

@@ -165,10 +165,7 @@ class Deployments:
         return [one for name in names if (one := self.find(name))]
 
     def definition(self, name: str) -> Definition:
-        """Return what is committed for `name`; sequence 0 = nothing is.
-
-        Raises: LedgerError.
-        """
+        """Return what is committed for `name`; sequence 0: nothing. Raises: LedgerError."""
         with self.ledger.new_simulator(TxId("")) as simulator:
             return read_definition(simulator, name) or Definition(name=name)
 

@@ -162,10 +162,7 @@ class TarReader:
         return data
 
     def read_whole(self, entry: Entry, max_bytes: int) -> bytes:
-        """Return the whole content of the current entry.
-
-        Raises: PackageInvalid: it is larger than `max_bytes`.
-        """
+        """Return the content of the entry. Raises: PackageInvalid: above `max_bytes`."""
         if entry.size > max_bytes:
             rule = f"at most {max_bytes} bytes here"
             raise broken(entry.name, rule, f"{entry.size} bytes")

@@ -147,10 +147,7 @@ class PackageStore:
         return [Ccid(f"{one['label']}:{one['hash']}") for one in found if one]
 
     def remove(self, ccid: Ccid) -> None:
-        """Remove a package for good.
-
-        Raises: NotFound: it is not installed. StorageError: it cannot be removed.
-        """
+        """Remove a package for good. Raises: NotFound; StorageError: it cannot be."""
         path = self._path(ccid)
         with storing(_STORE, path):
             try:

@@ -179,10 +179,7 @@ class Platform(ABC):
 
     @abstractmethod
     def select(self, source: Path) -> Selection:
-        """Return what is packaged of `source`.
-
-        Raises: SourceInvalid; ToolMissing.
-        """
+        """Return what is packaged of `source`. Raises: SourceInvalid, ToolMissing."""
 
     @abstractmethod
     def plan(self, tree: Path, import_path: str) -> BuildPlan:
@@ -223,10 +220,7 @@ class Places:
         self._known, self._tool, self._cache = known, tool, cache
 
     def fill(self, text: str) -> str:
-        """Return `text` with every placeholder replaced.
-
-        Raises: SourceInvalid when one has no value here; what `tool` raises.
-        """
+        """Return `text` with placeholders replaced. Raises: SourceInvalid; as `tool`."""
         return _PLACEHOLDER.sub(self._value, text)
 
     def fill_all(self, texts: Sequence[str]) -> list[str]:

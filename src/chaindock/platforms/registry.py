@@ -44,10 +44,7 @@ def looks_like_error(line: str) -> bool:
 
 
 def platform_for(package_type: str) -> Platform:
-    """Return the platform that builds packages of this type, whatever its case.
-
-    Raises: Unsupported: there is none.
-    """
+    """Return the platform of a package type, whatever its case. Raises: Unsupported."""
     for platform in PLATFORMS:
         if platform.name == package_type.lower():
             return platform

@@ -72,10 +72,7 @@ class Tree:
         return (self._read(name, max_bytes) or b"").decode(errors="replace")
 
     def find_json(self, name: str) -> dict[str, Any] | None:
-        """Return a JSON object; None when there is no such file.
-
-        Raises: SourceInvalid: not a JSON object.
-        """
+        """Return a JSON object; None without a file. Raises: SourceInvalid: no object."""
         text = self.find_text(name)
         if text is None:
             return None

@@ -82,10 +82,7 @@ class Demultiplexer:
 
 
 class OutputLines:
-    """Multiplexed output, handed on line by line.
-
-    `take` gets (line, stream), as `Lines` hands them on.
-    """
+    """Multiplexed output; `take` gets (line, stream), as `Lines` hands lines on."""
 
     def __init__(self, take: Callable[[str, Output], None]) -> None:
         self._frames = Demultiplexer()

@@ -69,10 +69,7 @@ def sort_key(value: Any) -> bytes:
 
 
 def _sort_key(value: Any, left: list[int]) -> bytes:
-    """Return the key of a value, or of a part of it.
-
-    `left`: characters that may still be collated.
-    """
+    """Return the key of a value or part; `left`: characters that may still be collated."""
     if isinstance(value, str):
         return _STRING + _part_key(value, left)
     if isinstance(value, bool):

@@ -103,10 +103,7 @@ _parse_once: Final = lru_cache(64)(_parse)
 
 
 def _decode(text: str) -> dict[str, Any]:
-    """Return the first JSON value of `text`; the peer reads no further.
-
-    Raises: InvalidInput.
-    """
+    """Return the first JSON value of `text`, as the peer does. Raises: InvalidInput."""
     text = text.lstrip(_GO_SPACE)
     if not text:
         raise InvalidInput("EOF")
