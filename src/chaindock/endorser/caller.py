@@ -299,10 +299,7 @@ def assemble(
 def payload_of(
     proposal: Proposal, endorsed: Sequence[proposal_response_pb2.ProposalResponse]
 ) -> bytes:
-    """Return what a client signs as the transaction of an endorsed proposal.
-
-    `endorsed`: at least one, all over the same payload.
-    """
+    """Return what a client signs as transaction; `endorsed` are over the same payload."""
     action = encoded(1, endorsed[0].payload)
     for one in endorsed:
         action += part(2, one.endorsement.SerializeToString())

@@ -45,10 +45,7 @@ class Configuration:
     """
 
     def __init__(self, envelope: bytes) -> None:
-        """Take what an envelope of type CONFIG holds.
-
-        Raises: InvalidInput. DecodeError: a value of the application cannot be read.
-        """
+        """Take what an envelope of type CONFIG holds. Raises: InvalidInput, DecodeError."""
         config = read_config(envelope)
         groups = config.channel_group.groups
         found: dict[str, tuple[bytes, Msp]] = {}
@@ -219,10 +216,7 @@ class _Implicit:
 def _read(
     policy: policies_pb2.Policy, children: Sequence[str]
 ) -> Evaluator | _Implicit:
-    """Return a policy of a group; `children` are the paths of the groups in it.
-
-    Raises: InvalidInput.
-    """
+    """Return a policy of a group whose groups lie at `children`. Raises: InvalidInput."""
     if policy.type == policies_pb2.Policy.SIGNATURE:
         return evaluator(policy.value)
     if policy.type != policies_pb2.Policy.IMPLICIT_META:

@@ -49,10 +49,7 @@ def endorsed(
 
 
 def is_refusal(error: ChaindockError) -> bool:
-    """Whether an error of `Endorser.process` refuses the proposal itself.
-
-    A peer then answers with a gRPC error, else as `failure` does.
-    """
+    """Whether an error of `Endorser.process` is a gRPC error, not answered by `failure`."""
     refusals = ProposalInvalid, Denied, TooManyRequests
     return isinstance(error, refusals) or "committed" in error.facts
 

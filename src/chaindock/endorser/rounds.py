@@ -105,10 +105,7 @@ class Round:
         self._unequal: tuple[ProposalResponse, ProposalResponse] | None = None
 
     async def run(self) -> Answered:
-        """Return what `Endorser.process` returns; it says more.
-
-        Raises: NotEndorsed: peers refused, or had other results.
-        """
+        """As `Endorser.process`, and says more. Raises: NotEndorsed."""
         proposal = self.proposal
         self._origin = self.endorser.ledger.new_simulator(proposal.tx_id)
         self._simulators = [self._origin]

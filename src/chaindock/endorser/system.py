@@ -120,10 +120,7 @@ class ConfigurationChaincode:
         return succeeded(config.SerializeToString())
 
     async def _join(self, raw: bytes, identity: Identity, mspid: str) -> Response:
-        """Let a peer join the channel that it has joined already; refuse any other.
-
-        Raises: Denied, InvalidInput, LedgerError.
-        """
+        """Let a peer join its channel again. Raises: Denied, InvalidInput, LedgerError."""
         name, found = await off_loop(len(raw), partial(_read_genesis, raw))
         with _worded(f"access denied for [JoinChain][{name}]: [", "]"):
             require_local("Admins", identity, mspid)

@@ -204,10 +204,7 @@ class TlsAuthority:
         """What chaincode trusts, and the node too."""
 
     def issue_server(self, *hosts: str) -> TlsPair:
-        """Return what a listener shows that is dialled by these names or addresses.
-
-        It also holds for the names of `EVERYWHERE`.
-        """
+        """Return what a listener shows that is dialled by these names or `EVERYWHERE`."""
         names = (*(host.strip("[]") for host in hosts), *EVERYWHERE)
         return self._issue(ExtendedKeyUsageOID.SERVER_AUTH, _TEN_YEARS, names)
 
@@ -251,7 +248,7 @@ def _certificate(
     """Return a certificate of `key` for the subject of `names`, signed by the issuer's.
 
     The key signs, also certificates (`ca`), and enciphers keys (`encipher`); `ends` of
-    connections it is for. Valid for `hosts`, and since `skew` ago, for clocks that go wrong.
+    connections it is for. Valid for `hosts`, since `skew` ago: clocks may go wrong.
     """
     subject, issuer = names
     now = dt.datetime.now(dt.UTC).replace(microsecond=0)

@@ -79,10 +79,7 @@ def _point(key: EllipticCurvePublicKey) -> bytes:
 
 
 def has_low_s(signature: bytes, curve: ec.EllipticCurve) -> bool:
-    """Tell whether the DER `signature` has s at most half the order of `curve`.
-
-    Raises: ValueError when it is no DER signature.
-    """
+    """Tell whether a signature has a low s for `curve`. Raises: ValueError: no DER."""
     _, s = decode_dss_signature(signature)
     return s <= curve.group_order // 2
 
@@ -364,10 +361,7 @@ def require_local(policy: str, identity: Identity, mspid: str) -> None:
 
 
 def certificate_of(serialized: identities_pb2.SerializedIdentity) -> x509.Certificate:
-    """Return the certificate of an identity, whose issuer is not checked.
-
-    Raises: Denied with the fact `mspid` None.
-    """
+    """Return the certificate of an identity, unchecked. Raises: Denied, `mspid` is None."""
     pem = serialized.id_bytes
     if len(pem) > _PEM_MAX or pem.count(b"-----BEGIN CERTIFICATE-----") != 1:
         raise Denied("the creator's id_bytes are not one PEM certificate", mspid=None)

@@ -58,10 +58,7 @@ is a field of bytes that holds the next.
 def satisfied(
     envelope: policies_pb2.SignaturePolicyEnvelope, identities: Sequence[Identity]
 ) -> bool:
-    """Tell whether `identities`, each listed once, satisfy the policy together.
-
-    Raises: InvalidInput as `evaluator`.
-    """
+    """Tell whether `identities`, each once, satisfy it. Raises: as `evaluator`."""
     return evaluator(envelope.SerializeToString(deterministic=True))(identities)
 
 

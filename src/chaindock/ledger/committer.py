@@ -185,10 +185,7 @@ class Committer:
         txs: Sequence[ParsedTransaction],
         effects: Effects,
     ) -> bytes:
-        """Decide each transaction and write the effects of the valid ones.
-
-        Returns: the TxValidationCode of each transaction.
-        """
+        """Decide each transaction, write the effects of valid ones; return their codes."""
         number = self._tip.height
         decided = bytearray()
         ids: set[str] = set()
@@ -245,10 +242,7 @@ class Committer:
             keep(db, tx_id, self._tip.height, sets)
 
     def run(self, job: Callable[[sqlite3.Connection, Tip], T]) -> T:
-        """Return what `job` returns; it may change the file and remove blocks.
-
-        All that it changes is kept, or nothing.
-        """
+        """Return what `job` returns; all that it changes in the file stays, or nothing."""
         db = self._require_open()
         with translated(self._path), self._block(db):
             self._require_tip(db)

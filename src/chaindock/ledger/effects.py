@@ -74,10 +74,7 @@ def remove_kept(
 def read_kept(
     db: sqlite3.Connection, tx: ParsedTransaction, *, valid: bool
 ) -> dict[tuple[str, str], Secrets]:
-    """Return the private data of a transaction, by namespace and collection.
-
-    `valid`: whether it is missed if it never came.
-    """
+    """Return private data of a transaction by space; `valid`: it is missed if absent."""
     expected = {
         (space.ns, space.collection): space.private_hash
         for space in tx.spaces

@@ -160,10 +160,7 @@ _DEFINITIONS: Final = Records(
 
 @dataclass(frozen=True)
 class Approval:
-    """What a sequence of a definition runs on this node.
-
-    `ccid` is "" when none of the node's organisations approved a package for it.
-    """
+    """What a sequence of a definition runs on this node; `ccid` "" = none approved."""
 
     name: str
     sequence: int

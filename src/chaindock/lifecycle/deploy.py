@@ -53,9 +53,10 @@ class Deployed(Approval):
 class Deployer(AbstractAsyncContextManager["Deployer"]):
     """Changes what the names of one channel run.
 
-    `commit` has the organisations approve a definition that runs a package, and commits it;
-    if that fails, it may be in effect all the same. `mspids` returns the organisations of the channel; `by_hand`: users start programs of
-    definitions whose package is not here (development mode).
+    `commit` has the organisations approve a definition that runs a package, and commits
+    it; if that fails, it may be in effect all the same. `mspids` returns the
+    organisations of the channel; `by_hand`: users start programs of definitions whose
+    package is not here (development mode).
     """
 
     def __init__(

@@ -88,10 +88,7 @@ class Supervisor:
     def ask_running(
         self, attempt: Attempt | None = None, *, trial: bool = False
     ) -> Latch[None]:
-        """Set the target `running`; return the outcome of the launch that follows.
-
-        The parameters are those of `Custodian.launch`.
-        """
+        """Set the target `running`; return the launch's outcome. As `Custodian.launch`."""
         self._trial = trial and (self._trial or self.target is not Target.RUNNING)
         self.target = Target.RUNNING
         self.policy.reset()

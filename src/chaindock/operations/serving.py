@@ -106,10 +106,7 @@ def encoded(value: Any) -> bytes:
 
 
 def reply_in_pieces(body: Any, held: object = None) -> web.Response:
-    """Return `body` as JSON that is encoded while it is sent; may hold large bytes.
-
-    `held` is kept until then.
-    """
+    """Return `body` as JSON, encoded while it is sent; `held` is kept until then."""
 
     async def pieces(_held: object) -> AsyncIterator[bytes]:
         waiting = b""

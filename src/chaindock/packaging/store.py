@@ -91,10 +91,7 @@ class StoredPackage:
 
 
 class PackageStore:
-    """All packages of a node, in a directory that is made when the first one comes.
-
-    Blocking: call it from a thread.
-    """
+    """All packages of a node, in a directory made when the first one comes. Blocking."""
 
     def __init__(self, root: Path, limits: Limits | None = None) -> None:
         self._root, self._limits = root, limits or Limits()

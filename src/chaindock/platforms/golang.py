@@ -298,10 +298,7 @@ class GoFile:
 
 
 def read_module(tree: Tree) -> tuple[str, list[str]]:
-    """Return the path of go.mod, and replacing directories that lie outside of the module.
-
-    Raises: SourceInvalid: it names no module.
-    """
+    """Return the module's path, and replacements outside of it. Raises: SourceInvalid."""
     text = tree.find_text("go.mod") or ""
     path = ""
     outside: list[str] = []

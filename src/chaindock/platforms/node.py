@@ -85,10 +85,7 @@ class Node(Platform):
     )
 
     def select(self, source: Path) -> Selection:
-        """Return everything but installed packages and caches.
-
-        Raises: SourceInvalid: it could not be built or started either.
-        """
+        """Return all but installed packages and caches. Raises: SourceInvalid."""
         tree = Tree(source.resolve(), trusted=True)
         _plan(tree)
         files = collect(source)

@@ -289,10 +289,7 @@ def _read_project(tree: Tree) -> tuple[tuple[str, ...], str | None]:
 
 
 def _find_entry(tree: Tree, named: str | None) -> tuple[str, ...]:
-    """Return the arguments of python that start the chaincode.
-
-    Raises: SourceInvalid: nothing, or several things, could be meant.
-    """
+    """Return arguments of python that start it. Raises: SourceInvalid: none, or several."""
     if named is not None:
         return _named(tree, named)
     for folder in ("", "src/"):

@@ -36,10 +36,7 @@ class SourceFile:
 
 
 class Tree:
-    """A directory, and questions about what lies in it.
-
-    `trusted` = the user's own source: links inside it are followed.
-    """
+    """A directory, and what lies in it; `trusted`: the user's own, links are followed."""
 
     def __init__(self, root: Path, *, trusted: bool = False) -> None:
         self.root, self._trusted = root, trusted

@@ -45,10 +45,7 @@ def base_environment(private: Path, path: Iterable[str]) -> dict[str, str]:
 
 
 def ca_environment(bundle: Path, private: Path) -> dict[str, str]:
-    """Return the variables that make tools trust `bundle` besides the usual CAs.
-
-    Raises: ConfigInvalid when the bundle cannot be read.
-    """
+    """Return the variables that make tools trust `bundle`, too. Raises: ConfigInvalid."""
     both = private / "ca.pem"
     both.write_bytes(merged_ca(bundle))
     variables = dict.fromkeys(CA_VARIABLES, str(both))

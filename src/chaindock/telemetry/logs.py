@@ -245,10 +245,7 @@ def configure(*, spec: str = "", stream: Any = None, json: bool = False) -> None
 
 
 def activate(spec: str) -> None:
-    """Change which lines are logged from now on, as for `configure`.
-
-    Raises: InvalidInput with what was expected; nothing was changed.
-    """
+    """Change which lines are logged, as `configure`. Raises: InvalidInput: no change."""
     _state.spec = LogSpec.parse(spec)
     # The lowest level of any component; `_take` and `_take_foreign` know the others.
     logging.root.setLevel(_state.spec.lowest)

@@ -102,10 +102,7 @@ class Probe:
 
 
 async def find_engine(options: EndpointOptions) -> Candidate:
-    """Return the first candidate that answers.
-
-    Raises: EngineUnavailable; its fact `tried` has a Probe for each.
-    """
+    """Return the first that answers. Raises: EngineUnavailable: `tried` has all Probes."""
     tried: list[Probe] = []
     for candidate in candidates(options):
         probe = await _probe(candidate, options.connect_s)

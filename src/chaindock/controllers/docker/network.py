@@ -338,10 +338,7 @@ class Networks:
         return here
 
     async def probe(self, image: str) -> LaunchFailed | None:
-        """Return what keeps containers from the address of the node; None = nothing.
-
-        Raises: NotFound when the network is gone.
-        """
+        """Return what keeps containers from the node; None = nothing. Raises: NotFound."""
         route = self._route
         if route is None or not self._port:
             return None

@@ -139,10 +139,7 @@ class Builds:
         return build if trusted and build.output.is_dir() else None
 
     def place(self, scratch: Path, build: Build) -> Build:
-        """Turn `scratch`, which holds `output/`, into the build; blocks.
-
-        An equal build that appeared meanwhile is kept instead.
-        """
+        """Turn `scratch`, with `output/`, into the build, or keep an equal one; blocks."""
         launch = asdict(build.launch)
         facts = {"language": build.language, "launch": launch, "boot": boot_id()}
         whole = self.scratch()

@@ -159,10 +159,7 @@ class Field(Node):
 
 @dataclass(frozen=True)
 class Compare(Node):
-    """A comparison in the order of all JSON values.
-
-    `raw`: the field is `_id`, a text, which is compared bytewise.
-    """
+    """A comparison in the order of all JSON values; `raw`: of `_id`, a text, bytewise."""
 
     operator: str
     argument: Any

@@ -106,10 +106,7 @@ def _number_key(number: float) -> bytes:
 
 
 def string_key(text: str) -> bytes:
-    """Return bytes in the order of the root collation.
-
-    The key of a string is never a prefix of the key of another one.
-    """
+    """Return bytes in the order of the root collation; none are a prefix of others."""
     return _known_key(text) if len(text) <= _SHORT else _key(text)
 
 
