@@ -98,7 +98,10 @@ class Running:
             )
 
     async def stop(self, grace_s: float, drain_s: float) -> Exit:
-        """Refuse new calls, drain open ones (`drain_s`), end it; killed after `grace_s`."""
+        """Refuse new calls, give open ones `drain_s` seconds, and end the run.
+
+        `grace_s`: seconds between SIGTERM and SIGKILL.
+        """
         handler = self._registry.find(self.ccid) or self.handler
         if handler is not None:
             try:

@@ -189,10 +189,7 @@ def _check(fields: Iterator[Field], may_be_long: Container[int]) -> None:
 def _fields(
     data: memoryview, most: int = MOST_FIELDS, what: str = "fields"
 ) -> Iterator[Field]:
-    """Yield the number and the value of each field.
-
-    Raises: InvalidInput for more than `most`, and for a broken encoding.
-    """
+    """Yield number and value of each field. Raises: InvalidInput: too many, or broken."""
     at = count = 0
     try:
         while at < len(data):

@@ -122,10 +122,9 @@ def _read(path: str) -> bytes:
 def _write(session: Session, *what: Any) -> None:
     answer = _committed(session, *what)
     told = {key: answer[key] for key in ("tx_id", "block", "code", "code_name")}
-    if not session.emits(told):
-        tx = f"transaction {answer['tx_id'][:TX_DIGITS]}"
-        text = f"{tx} is valid, in block {answer['block']}"
-        click.echo(click.style(text, dim=True), err=True)
+    tx = f"transaction {answer['tx_id'][:TX_DIGITS]}"
+    text = f"{tx} is valid, in block {answer['block']}"
+    session.says(told, click.style(text, dim=True))
 
 
 def _committed(

@@ -129,14 +129,10 @@ def connect_writer(
         has. A file that is refused is left as it was.
     """
     _require_file(path, marker)
-    try:
+    facts = {"hint": "check the permissions", "path": path}
+    what = f"the directory of ledger {str(path)!r}"
+    with os_errors_as(LedgerError, what, "created", **facts):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LedgerError(
-            f"cannot create the directory of ledger {str(path)!r}: {error.strerror}",
-            hint="check the permissions",
-            path=path,
-        ) from error
     with translated(path):
         db = sqlite3.connect(
             path, WRITER_TIMEOUT_S, isolation_level=None, cached_statements=256

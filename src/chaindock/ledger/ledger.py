@@ -287,7 +287,10 @@ class Ledger:
         return await self._change(marks)
 
     async def take_snapshot(self, name: str) -> Mark:
-        """Name the newest state; the name moves. Raises: InvalidInput, LedgerError."""
+        """Give the newest state a name; a snapshot of that name moves.
+
+        Raises: InvalidInput, LedgerClosed, LedgerError.
+        """
         return await self._change(put_mark, name)
 
     async def drop_snapshot(self, name: str) -> None:

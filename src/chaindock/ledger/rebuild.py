@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from chaindock.errors import LedgerError
+from chaindock.errors import LedgerError, os_errors_as
 from chaindock.ids import ChannelId
 from chaindock.ledger.blocks import check_block
 from chaindock.ledger.database import (
@@ -156,17 +156,13 @@ def rebuild_file(
     connect_writer(path, channel, None)[0].close()  # refuses what is no such ledger
     new = path.with_name(path.name + ".rebuilt")
     remove_database(new)
+    facts = {"hint": "check free space and permissions", "path": path}
     try:
-        with translated(path), closing(connect_writer(new, channel, None)[0]) as db:
-            height, recorded = _fill(db, path, channel, whole=whole)
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        replace_database(new, path)
-    except OSError as error:
-        raise LedgerError(
-            f"ledger {str(path)!r} cannot be replaced: {error.strerror}",
-            hint="check free space and permissions",
-            path=path,
-        ) from error
+        with os_errors_as(LedgerError, f"ledger {str(path)!r}", "replaced", **facts):
+            with translated(path), closing(connect_writer(new, channel, None)[0]) as db:
+                height, recorded = _fill(db, path, channel, whole=whole)
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            replace_database(new, path)
     finally:
         remove_database(new)
     if warn is not None and recorded not in {None, height}:

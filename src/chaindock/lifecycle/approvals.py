@@ -108,7 +108,10 @@ class Approvals:
         return "" if source is None else source[_PACKAGE].String
 
     def differing(self, simulator: Simulator, definition: Definition) -> list[str]:
-        """Return what differs; [] = approved. Not at all: `ChaincodeParameters`."""
+        """Return in what the approval differs from `definition`; [] = approved.
+
+        Without an approval, that is `ChaincodeParameters`.
+        """
         key = f"{definition.name}#{definition.sequence}"
         return self._parameters.differing(simulator, key, parameters(definition))
 

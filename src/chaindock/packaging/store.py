@@ -144,7 +144,7 @@ class PackageStore:
         return [Ccid(f"{one['label']}:{one['hash']}") for one in found if one]
 
     def remove(self, ccid: Ccid) -> None:
-        """Remove a package for good. Raises: NotFound; StorageError: it cannot be."""
+        """Remove a package for good. Raises: NotFound, StorageError."""
         path = self._path(ccid)
         with storing(_STORE, path):
             try:

@@ -113,10 +113,7 @@ class Tool:
 
 @dataclass(frozen=True)
 class LanguageImages:
-    """The images that chaincode of a language is built and runs in.
-
-    `runtime` "" = as `builder`. A subclass declares both as settings.
-    """
+    """Images that a language is built and runs in, settings; `runtime` "" = `builder`."""
 
     builder: str
     runtime: str = ""

@@ -80,10 +80,7 @@ def _tool(name: str) -> Tool:
 
 
 def _identity(path: Path) -> str:
-    """Return what changes when the program behind `path` is replaced.
-
-    Package managers may set the time of modification to anything.
-    """
+    """Return what changes when the program behind `path` is replaced; times may not."""
     real = path.resolve()
     status = real.stat()
     times = (status.st_mtime_ns, status.st_ctime_ns)

@@ -105,7 +105,7 @@ class Route:
 async def get_network(
     engine: Engine, node: NodeLabels, kind: str = "", *, internal: bool
 ) -> Route:
-    """Return the node's network of a kind, made if absent. Raises: StartFailed: taken."""
+    """Return the node's network of a kind, made if absent. Raises: StartFailed."""
     name = names.network_name(node) + kind
     before: Container[str] = ()
     try:
