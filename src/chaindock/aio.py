@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 K = TypeVar("K")
-LARGE_BYTES: Final = 128 * 1024
+LARGE_BYTES: Final = 64 * 1024
 _large: Final = ThreadPoolExecutor(2, "large")
 _log = structlog.get_logger("aio")
 
 
 async def off_loop(nbytes: int, work: Callable[[], T]) -> T:
-    """Return what `work` returns; work on more than 128 KiB is done in one of two threads.
+    """Return what `work` returns; work on more than 64 KiB is done in one of two threads.
 
-    As much in short keys is 30 ms of work.
+    As much in short keys is 15 ms of work.
 
     Cancelled: the work finishes on its thread.
     """

@@ -15,6 +15,7 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf import empty_pb2
 from google.protobuf.message import DecodeError
 
+from chaindock.aio import LARGE_BYTES
 from chaindock.chaincode.options import StreamOptions
 from chaindock.errors import InvalidInput
 from chaindock.ledger.encoding import field, lead, number_field
@@ -23,7 +24,7 @@ from chaindock.rpc.frames import Buffer
 Field = tuple[int, int | memoryview]
 
 Kind: Final = shim.ChaincodeMessage
-LARGE: Final = 64 * 1024
+LARGE: Final = LARGE_BYTES
 """Bytes from which on a message is looked through here, and parsed in a thread."""
 MOST_FIELDS: Final = 16
 """Of a message without repeated fields; Fabric's have at most 7."""

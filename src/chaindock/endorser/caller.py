@@ -143,7 +143,8 @@ class Caller:
         propose = partial(draw, self.channel, name, args, signer, **facts)
         ledger = self.endorser.ledger
         reverts = ledger.reverts
-        size = sum(map(len, (*args, *(transient or {}).values())))
+        given = *args, *(transient or {}), *(transient or {}).values()
+        size = sum(map(len, given)) + 3 * len(given)
         proposal = await off_loop(size, propose)
         outcome, endorsed = await self.endorser.process(
             proposal, timeout_s, endorse=commits, endorsers=endorsers
