@@ -49,7 +49,7 @@ Function = Callable[[Simulator, bytes, str], Any]
 PackageFunction = Callable[[bytes, str], Awaitable[Any]]
 
 _LEGACY: Final = "lscc"
-_LARGEST: Final = 256 * KIB
+_LARGEST: Final = 128 * KIB
 """Bytes of an argument that holds no package: it is read on the event loop."""
 _NOT_FOUND: Final = 404
 

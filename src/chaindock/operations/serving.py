@@ -23,7 +23,7 @@ import msgspec
 from aiohttp import web
 
 from chaindock import telemetry
-from chaindock.aio import Tasks
+from chaindock.aio import Tasks, off_loop
 from chaindock.errors import (
     ChaindockError,
     Code,
@@ -161,9 +161,10 @@ async def read_json(request: web.Request, kind: type[T], expected: str) -> T:
     Raises: InvalidInput: it is not JSON, not UTF-8 throughout, or no `expected`.
         HTTPRequestTimeout.
     """
-    body = await read_body(request)
+    body = await read_body(request) or b"{}"
     try:
-        return msgspec.json.decode(body or b"{}", type=kind)
+        decode = partial(msgspec.json.decode, body, type=kind)
+        return await off_loop(len(body), decode)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(
             f"the body of the request cannot be used: {error}",
