@@ -30,12 +30,14 @@ from chaindock.chaincode.server import ChaincodeListener
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import NodeLabels
 from chaindock.container.output import OutputStore
+from chaindock.container.router import Router
 from chaindock.controllers.docker.controller import DockerController
 from chaindock.controllers.docker.endpoints import find_engine
 from chaindock.controllers.process.controller import ProcessController
 from chaindock.identity.ca import TlsAuthority
 from chaindock.packaging.store import PackageStore
 from chaindock.platforms.base import Connection
+from support.doubles.launch_fakes import OneBackend
 from support.engines.docker_languages import (
     EXAMPLES,
     environment,
@@ -116,8 +118,7 @@ async def launching(
         launcher = RuntimeLauncher(
             registry,
             package_of,
-            builder.build,
-            builder.discard,
+            Router(OneBackend(builder)),
             lambda _: peer_with_tls(listener, authority),
         )
         yield Launching(launcher, listener, lambda: Attempt(ccid, output.open(ccid)))

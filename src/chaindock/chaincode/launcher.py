@@ -21,6 +21,7 @@ from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.chaincode.running import Running
 from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.contracts import Cause, Dial, Instance, PeerConnection
+from chaindock.container.router import Router
 from chaindock.errors import (
     ChaindockError,
     ExitedEarly,
@@ -49,22 +50,20 @@ class RuntimeLauncher:
     another organisation (`ids.at_peer`) runs from the same build.
 
     `package_of` returns a package, verified, or raises NotFound, PackageInvalid.
-    `discard` leaves what back ends keep. `peer_for` makes what an attempt is told about
-    the node.
+    `peer_for` makes what the chaincode of one attempt is told about the node.
     """
 
     def __init__(
         self,
         registry: HandlerRegistry,
         package_of: Callable[[Ccid], Awaitable[StoredPackage]],
-        build: Callable[[StoredPackage, Attempt], Awaitable[Instance]],
-        discard: Callable[[Ccid], Awaitable[object]],
+        router: Router,
         peer_for: Callable[[Attempt], PeerConnection],
         *,
         options: LaunchOptions | None = None,
         stream: StreamOptions | None = None,
     ) -> None:
-        self._registry, self._build, self._discard = registry, build, discard
+        self._registry, self._router = registry, router
         self._package_of, self._peer_for = package_of, peer_for
         self._instances: dict[Ccid, Instance] = {}
         self._options = options or LaunchOptions()
@@ -117,7 +116,7 @@ class RuntimeLauncher:
         metrics.remove(ccid)
         self.forget(ccid)
         if not split_peer(ccid)[1]:
-            await self._discard(ccid)
+            await self._router.discard(ccid)
 
     def forget(self, ccid: Ccid) -> None:
         """Build `ccid` again at the next launch. Idempotent."""
@@ -133,7 +132,7 @@ class RuntimeLauncher:
         async def build() -> Instance:
             if ccid not in self._instances:
                 package = await self._package_of(split_peer(ccid)[0])
-                self._instances[ccid] = await self._build(package, attempt)
+                self._instances[ccid] = await self._router.build(package, attempt)
             return self._instances[ccid]
 
         return await within(self._options.build_timeout_s, build(), attempt)

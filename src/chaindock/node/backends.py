@@ -14,24 +14,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from chaindock.config.sections import Config
-from chaindock.container.attempt import Attempt, Phase
-from chaindock.container.contracts import Builder, Instance, NodeLabels
+from chaindock.container.contracts import Builder, NodeLabels
 from chaindock.controllers.docker.controller import DockerController
 from chaindock.controllers.process.controller import ProcessController
 from chaindock.errors import ChaindockError, ConfigInvalid, EngineError, InvalidInput
 from chaindock.ids import Ccid
 from chaindock.lifecycle.states import AUTO
 from chaindock.lifecycle.targets import TargetState
-from chaindock.packaging.store import StoredPackage
-from chaindock.telemetry import get_logger, metrics
+from chaindock.telemetry import get_logger
 
 _log = get_logger("node")
 DOCKER: Final = DockerController.name
 PROCESS: Final = ProcessController.name
 _NO_ENGINE: Final = "vm.endpoint is empty, so no engine is looked for"
 _DOCTOR: Final = "`chaindock doctor` tells more"
-_BUILDS: Final = {Phase.PULL, Phase.DEPENDENCIES, Phase.COMPILE, Phase.IMAGE}
-"""Without one of these, the build existed already."""
 _LOOK_EVERY_S: Final = 5.0
 """Seconds before an engine that did not answer is looked for again."""
 
@@ -93,30 +89,7 @@ class Backends:
                 raise error
         return backends
 
-    # ---- for the launcher and the supervisors
-
-    async def build(self, package: StoredPackage, attempt: Attempt) -> Instance:
-        """Build `package` where it runs, and nowhere else. Raises: what that raises."""
-        builder = await self.builder_for(package.ccid)
-        began, ok = time.monotonic(), False
-        try:
-            instance = await builder.build(package, attempt)
-            ok = True
-            return instance
-        finally:
-            phases = {attempt.phase, *(one.phase for one in attempt.phases)}
-            if phases & _BUILDS:
-                spent_s, success = time.monotonic() - began, metrics.success(ok)
-                metrics.BUILD_DURATION.labels(builder.name, success).observe(spent_s)
-                if builder.name == DOCKER:
-                    docker = metrics.DOCKER_BUILD_DURATION
-                    docker.labels(attempt.ccid, success).observe(spent_s)
-
-    async def discard(self, ccid: Ccid, *, purge: bool = False) -> None:
-        """Remove what was built for `ccid`, with `purge` also what back ends keep."""
-        for builder in self.holders(ccid):
-            if purge or not builder.keeps_builds:
-                await builder.discard(ccid)
+    # ---- for the router and the supervisors
 
     async def builder_for(self, ccid: Ccid) -> Builder:
         """Return the back end that runs `ccid`; decide it if that was not done.

@@ -25,6 +25,7 @@ from chaindock.config.sections import Config
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import ClientTls, NodeLabels, PeerConnection
 from chaindock.container.output import Echo, OutputStore
+from chaindock.container.router import Router
 from chaindock.durable import sync_folder
 from chaindock.gateway import broadcast, deliver, discovery, gateway, peer, probes
 from chaindock.gateway.blocks import Feeds
@@ -133,6 +134,7 @@ async def _compose(
     if config.stream.mode == "dev":
         await stack.enter_async_context(programs_admitted(listener, home.programs))
     backends = await Backends.enter(config, labels, stack, targets)
+    router = Router(backends)
 
     def new_attempt(ccid: Ccid) -> Attempt:
         attempt = Attempt(ccid, output.open(ccid))
@@ -155,8 +157,7 @@ async def _compose(
     launcher = RuntimeLauncher(
         registry,
         lambda ccid: asyncio.to_thread(store.get, ccid),
-        backends.build,
-        backends.discard,
+        router,
         peer_for,
         options=config.launch,
         stream=config.stream,
@@ -172,7 +173,7 @@ async def _compose(
         )
     )
     packages = await stack.enter_async_context(
-        Packages(store, fleet, custodian, partial(backends.discard, purge=True))
+        Packages(store, fleet, custodian, partial(router.discard, purge=True))
     )
 
     executor = ChaincodeSupport(

@@ -44,6 +44,7 @@ FABRIC_NAMES: Final[Mapping[str, str]] = {
     "ledger": "kvledger",
     "node": "nodeCmd",
     "operations": "peer.operations",
+    "router": "container",
 }
 """Our component → Fabric's name for the logger of the same part, if it differs."""
 _SHOWN: Final = {5: "payload", 10: "debug", 20: "info", 30: "warn", 40: "error"}

@@ -12,9 +12,9 @@ from chaindock.container.contracts import Dial, Exit
 from support.shims.peer import Kind, ShimPeer, ShimServer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from chaindock.container.contracts import Instance, PeerConnection
+    from chaindock.container.contracts import Builder, Instance, PeerConnection
     from chaindock.errors import LaunchFailed
     from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage
@@ -191,6 +191,19 @@ class FakeBuilder:
 
     async def reap(self) -> int:
         return 0
+
+
+class OneBackend:
+    """A node with one back end."""
+
+    def __init__(self, builder: Builder) -> None:
+        self._builder = builder
+
+    async def builder_for(self, ccid: Ccid) -> Builder:
+        return self._builder
+
+    def holders(self, ccid: Ccid) -> Sequence[Builder]:
+        return (self._builder,)
 
 
 async def any_package(ccid: Ccid) -> Any:

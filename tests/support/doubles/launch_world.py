@@ -15,10 +15,11 @@ from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.chaincode.server import ChaincodeListener
 from chaindock.chaincode.support import ChaincodeSupport
 from chaindock.container.contracts import ClientTls, PeerConnection
+from chaindock.container.router import Router
 from chaindock.errors import LaunchFailed
 from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.states import CustodianOptions, LaunchState, Target
-from support.doubles.launch_fakes import FakeBuilder, any_package
+from support.doubles.launch_fakes import FakeBuilder, OneBackend, any_package
 from support.doubles.memory_state import invocation
 from support.eventually import eventually
 from support.shims.stream_node import CCID
@@ -50,8 +51,7 @@ class World:
         self.launcher = RuntimeLauncher(
             self.registry,
             any_package,
-            self.builder.build,
-            self.builder.discard,
+            Router(OneBackend(self.builder)),
             lambda _: PeerConnection(listener, "Org1MSP", self.certificate()),
             options=self.options,
         )

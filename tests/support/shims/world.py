@@ -22,10 +22,11 @@ from chaindock.chaincode.support import ChaincodeSupport
 from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.contracts import ClientTls, Dial, Exit, PeerConnection
 from chaindock.container.environment import peer_variables, tls_files
+from chaindock.container.router import Router
 from chaindock.identity.organization import Organization
 from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.states import CustodianOptions
-from support.doubles.launch_fakes import any_package
+from support.doubles.launch_fakes import OneBackend, any_package
 from support.ledgers.envelopes import CHANNEL, transaction
 from support.ledgers.ledger import VALID, judged, ledger_at
 from support.ledgers.proposals import propose
@@ -139,6 +140,9 @@ def _free_port() -> int:
 
 
 class _OneBuilder:
+    name = "program"
+    keeps_builds = False
+
     def __init__(self, instance: ProgramInstance) -> None:
         self._instance = instance
 
@@ -146,6 +150,9 @@ class _OneBuilder:
         return self._instance
 
     async def discard(self, ccid: Any) -> int:
+        return 0
+
+    async def reap(self) -> int:
         return 0
 
 
@@ -182,12 +189,10 @@ class ShimWorld:
             return PeerConnection(listener, "Org1MSP", tls)
 
         options = LaunchOptions(connect_timeout_s=60)
-        builder = _OneBuilder(self.instance)
         launcher = RuntimeLauncher(
             self.registry,
             any_package,
-            builder.build,
-            builder.discard,
+            Router(OneBackend(_OneBuilder(self.instance))),
             peer_for,
             options=options,
             stream=self._stream,

@@ -9,9 +9,11 @@ import pytest
 from chaindock.chaincode.launcher import RuntimeLauncher
 from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.container.attempt import Attempt
+from chaindock.container.router import Router
 from chaindock.errors import BuildFailed
 from support.doubles.fakes import InMemoryBuilder, fake_package
 from support.doubles.faults import FailsToBuild
+from support.doubles.launch_fakes import OneBackend
 
 if TYPE_CHECKING:
     from chaindock.container.contracts import PeerConnection
@@ -23,9 +25,8 @@ def launcher_of(builder: InMemoryBuilder) -> RuntimeLauncher:
     async def package_of(ccid):
         return PACKAGE
 
-    return RuntimeLauncher(
-        HandlerRegistry(), package_of, builder.build, builder.discard, no_peer
-    )
+    router = Router(OneBackend(builder))
+    return RuntimeLauncher(HandlerRegistry(), package_of, router, no_peer)
 
 
 def no_peer(_: Attempt) -> PeerConnection:

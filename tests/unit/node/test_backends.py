@@ -6,17 +6,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from chaindock.container.attempt import Attempt, Phase
-from chaindock.errors import BuildFailed, EngineError, EngineUnavailable, InvalidInput
+from chaindock.errors import EngineError, EngineUnavailable, InvalidInput
 from chaindock.ids import Ccid
 from chaindock.lifecycle.states import Placement
 from chaindock.lifecycle.targets import TargetState
 from chaindock.node import backends as module
 from chaindock.node.backends import Backends
-from chaindock.operations.health import Health
-from support.doubles.fakes import InMemoryBuilder, fake_package
-from support.doubles.faults import FailsToBuild
-from support.nodes.scrape import Scrape, reset_metrics
+from support.doubles.fakes import InMemoryBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,17 +47,6 @@ class Process(InMemoryBuilder):
     name = "process"
 
 
-class Keeps(Process):
-    """A controller that keeps what was built."""
-
-    keeps_builds = True
-    purged = 0
-
-    async def discard(self, ccid) -> int:
-        self.purged += 1
-        return 1
-
-
 @pytest.fixture
 def targets(tmp_path: Path) -> Iterator[TargetState]:
     with TargetState(tmp_path / "desired.db") as targets:
@@ -84,11 +69,9 @@ def backends(
     default: str = "auto",
     *,
     named: bool = False,
-    process: object | None = None,
 ) -> Backends:
-    process = process or Process()
     return Backends(
-        default, cast("Any", engine), cast("Any", process), targets, named=named
+        default, cast("Any", engine), cast("Any", Process()), targets, named=named
     )
 
 
@@ -190,54 +173,3 @@ async def test_an_engine_that_is_away_may_hold_builds_if_something_ran_there(
     found = backends(targets, engine)
     assert [one.name for one in found.holders(OLD)] == ["process", "docker"]
     assert [one.name for one in found.holders(NEW)] == ["process"]
-
-
-async def test_the_back_end_of_the_placement_builds(targets):
-    process, package = Process(), fake_package()
-    found = backends(targets, None, process=process)
-    instance = await found.build(package, Attempt(package.ccid))
-    assert instance is process.instances[0]
-
-
-async def test_a_failed_build_is_told_as_it_is(targets):
-    package = fake_package()
-    with pytest.raises(BuildFailed):
-        await backends(targets, None, process=FailsToBuild()).build(
-            package, Attempt(package.ccid)
-        )
-
-
-async def test_a_build_that_existed_is_not_counted(targets):
-    class Builds(Process):
-        phase = Phase.PACKAGE
-
-        async def build(self, package, attempt):
-            attempt.enter(self.phase)
-            return await super().build(package, attempt)
-
-    reset_metrics()
-    package, process = fake_package(), Builds()
-    found = backends(targets, None, process=process)
-    for process.phase in (Phase.PACKAGE, Phase.COMPILE):
-        await found.build(package, Attempt(package.ccid))
-    count = "chaindock_build_duration_seconds_count"
-    scraped = Scrape(Health().scrape().decode())
-    assert scraped.value(count, builder="process", success="true") == 1
-
-
-async def test_a_removed_chaincode_is_purged_where_something_was_kept(targets):
-    keeps = Keeps()
-    found = backends(targets, None, process=keeps)
-    await found.discard(NEW)
-    assert keeps.purged == 0
-    await found.discard(NEW, purge=True)
-    assert keeps.purged == 1
-
-
-async def test_a_build_that_cannot_be_removed_is_told(targets):
-    class Stuck(Process):
-        async def discard(self, ccid) -> int:
-            raise EngineError("in use")
-
-    with pytest.raises(EngineError, match="in use"):
-        await backends(targets, None, process=Stuck()).discard(NEW)

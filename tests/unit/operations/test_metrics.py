@@ -12,7 +12,9 @@ import pytest
 
 from chaindock.chaincode.options import CallOptions
 from chaindock.chaincode.support import ChaincodeSupport
+from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.contracts import Exit
+from chaindock.container.router import Router
 from chaindock.endorser.endorser import Watch
 from chaindock.errors import (
     Denied,
@@ -30,8 +32,10 @@ from chaindock.lifecycle.states import Target
 from chaindock.operations.facade import Running
 from chaindock.operations.health import Health, Parts
 from chaindock.telemetry import metrics
+from support.doubles.fakes import InMemoryBuilder, fake_package
 from support.doubles.launch_fakes import (
     FakeInstance,
+    OneBackend,
     dies_at_once,
     keeps_working,
     never_registers,
@@ -320,6 +324,24 @@ def test_memory_is_bounded_whatever_comes():
     assert len(names) <= metrics.MOST_NAMES
     assert metrics.OTHER in names
     assert len(found.samples["ledger_transaction_count"]) <= metrics.MOST_NAMES
+
+
+async def test_a_build_that_existed_is_not_counted():
+    class Builds(InMemoryBuilder):
+        phase = Phase.PACKAGE
+
+        async def build(self, package, attempt):
+            attempt.enter(self.phase)
+            return await super().build(package, attempt)
+
+    package = fake_package()
+    builder = Builds()
+    router = Router(OneBackend(builder))
+    for builder.phase in (Phase.PACKAGE, Phase.COMPILE):
+        await router.build(package, Attempt(package.ccid))
+    found = scraped()
+    count = "chaindock_build_duration_seconds_count"
+    assert found.value(count, builder=Builds.name, success="true") == 1
 
 
 def test_before_the_node_is_up_there_are_metrics_too():

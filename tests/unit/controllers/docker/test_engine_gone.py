@@ -11,6 +11,7 @@ import pytest
 
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import NodeLabels
+from chaindock.container.router import Router
 from chaindock.controllers.docker import controller
 from chaindock.controllers.docker.controller import DockerController
 from chaindock.controllers.docker.firewall import HostFirewall
@@ -20,6 +21,7 @@ from chaindock.platforms.base import LanguageImages
 from support.doubles.conformance import platform_for_scripts
 from support.doubles.fake_engine import fake_engine
 from support.doubles.fakes import fake_package
+from support.doubles.launch_fakes import OneBackend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -52,7 +54,7 @@ async def orphan(tmp_path: Path) -> AsyncIterator[DockerController]:
 
 async def test_a_build_fails_as_unavailable(orphan: DockerController):
     with pytest.raises(EngineUnavailable, match="lost the connection") as caught:
-        await orphan.build(PACKAGE, Attempt(PACKAGE.ccid))
+        await Router(OneBackend(orphan)).build(PACKAGE, Attempt(PACKAGE.ccid))
     assert caught.value.hint
 
 
