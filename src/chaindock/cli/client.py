@@ -42,10 +42,7 @@ _PAGE = 1000
 
 
 class AdminClient:
-    """The admin API of the node that serves `home`.
-
-    `channel`: what requests are about; None = the node's first one.
-    """
+    """The admin API of the node of `home`; `channel`: None = the node's first one."""
 
     def __init__(self, home: Path, channel: str | None = None) -> None:
         self.home, self._channel = home, channel
@@ -53,10 +50,7 @@ class AdminClient:
     def get(
         self, *path: str, timeout_s: float | None = None, **asked: Any
     ) -> dict[str, Any]:
-        """Return what a route answers, e.g. `get("state", name, limit=1)`.
-
-        Values of None are left out.
-        """
+        """Return what a route answers: `get("state", name, limit=1)`; None is left out."""
         return self._ask("GET", _target(path, asked), timeout_s=timeout_s)
 
     def post(self, *path: str, **body: Any) -> dict[str, Any]:

@@ -116,10 +116,7 @@ def _require(session: Session, name: str, channel: str) -> None:
 
 
 def snippet(lang: str, name: str, found: Mapping[str, Any]) -> str:
-    """Return a program that calls the contract `name`.
-
-    Raises: Unsupported: the node has no TLS.
-    """
+    """Return a program that calls the contract `name`. Raises: Unsupported: no TLS."""
     import json
     import re
     from importlib.resources import files

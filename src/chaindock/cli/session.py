@@ -57,20 +57,14 @@ class Session:
     def shows(
         self, rows: Sequence[Any], none: str = "", **cells: Callable[[Any], object]
     ) -> None:
-        """Print rows as JSON if --json was given, else as `show.table`.
-
-        `none` is what to say instead of an empty table.
-        """
+        """Print rows as JSON if --json was given, else as `show.table`; `none`: without rows."""
         if none and not rows:
             self.says(rows, none)
         elif not self.emits(rows):
             show.table(rows, **cells)
 
     def require(self, what: str, *, yes: bool) -> None:
-        """Return if the user wants `what`, e.g. "remove the ledger"; else end.
-
-        `yes`: --yes was given.
-        """
+        """Return if the user wants `what`, e.g. "remove the ledger"; else end."""
         if yes:
             return
         if self.json or not show.is_terminal(err=True):

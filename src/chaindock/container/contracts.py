@@ -309,8 +309,7 @@ class Builder(Protocol):
     async def discard(self, ccid: Ccid) -> int:
         """Remove what was built for `ccid` alone; it is not running. Idempotent.
 
-        Returns: how many objects were removed.
-        Raises: EngineError.
+        Returns how many objects were removed. Raises: EngineError.
         """
 
     async def reap(self) -> int:

@@ -348,10 +348,9 @@ class Simulator:
         return used | {one.ns for one in self._ranges if one.taken}
 
     def done(self) -> None:
-        """End the simulation. Harmless when repeated.
+        """End the simulation, and release what it has recorded. Harmless when repeated.
 
-        What it has recorded is released: a call that its chaincode never answers keeps
-        the simulator itself.
+        A call that its chaincode never answers keeps the simulator itself.
         """
         self._snapshot = None
         # New ones: a thread may still be in `results`, whose caller has left.

@@ -62,11 +62,7 @@ def _answer(
 
 
 class Explorer:
-    """Looks into one channel's ledger; answers are serialised JSON.
-
-    Args:
-        reader, members: of the same ledger.
-    """
+    """Looks into one channel's ledger; answers are serialised JSON."""
 
     def __init__(self, ledger: Ledger, reader: LedgerReader, members: Members) -> None:
         self._ledger, self._reader = ledger, reader

@@ -99,11 +99,7 @@ class OperationsServer:
         self.url: str | None = None
 
     async def __aenter__(self) -> Self:
-        """Listen.
-
-        Raises: NodeError when the address cannot be had; ConfigInvalid when a
-            certificate or key cannot be used.
-        """
+        """Listen. Raises: NodeError: no address; ConfigInvalid: a wrong certificate or key."""
         if self._options.address is None:
             return self
         async with AsyncExitStack() as stack:

@@ -86,8 +86,8 @@ class Golang(Platform):
     def select(self, source: Path) -> Selection:
         """Return the whole module that `source` belongs to.
 
-        Raises:
-            SourceInvalid: no main package, or several; a replaced directory is outside.
+        Raises: SourceInvalid: no main package, or several; a replaced directory
+        outside.
         """
         source = source.resolve()
         root = _module_root(source)

@@ -60,8 +60,7 @@ class Host:
 class ProcessInstance:
     """Implements container.contracts.Instance.
 
-    `tools` are the programs of its toolchain; `host` has what all runs of the node
-    share.
+    `tools` are the programs of its toolchain; `host` serves all runs of the node.
     """
 
     def __init__(
