@@ -265,8 +265,10 @@ class Simulation:
     async def _execute(
         self, name: str, given: ChaincodeInput
     ) -> proposal_response_pb2.Response:
+        size = self.proposal.nbytes
+        args: list[bytes] = await off_loop(size, partial(list, given.args))
         return await self.system[name].execute(
-            self.simulator, given.args, self.identity, self.mspid
+            self.simulator, args, self.identity, self.mspid
         )
 
     def _answer(self, response: proposal_response_pb2.Response) -> bytes:

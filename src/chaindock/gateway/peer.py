@@ -103,13 +103,14 @@ class Peer:
         with Watch(proposal) as watch:
             local = self._local()
             check_expiry(proposal, local)
-            identity = check_proposal(proposal, local)
+            size = proposal.nbytes
+            identity = await off_loop(size, partial(check_proposal, proposal, local))
             watch.admitted = True
             first = next(iter(self._system.values()), None)
             system = {} if first is None else first.endorser.system
             if (name := proposal.name) not in system:
                 raise undefined(name)
-            args = proposal.input.args
+            args: list[bytes] = await off_loop(size, partial(list, proposal.input.args))
             response = await system[name].execute(None, args, identity, self._mspid)
             watch.endorsed = response.status < ERROR_STATUS
             if response.status < 500:

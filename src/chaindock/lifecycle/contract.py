@@ -30,6 +30,7 @@ from chaindock.ids import (
     require_version,
     split_ccid,
 )
+from chaindock.ledger.encoding import field as encoded
 from chaindock.ledger.simulator import Simulator
 from chaindock.lifecycle.approvals import Approvals, source_of
 from chaindock.lifecycle.collections import check_collections
@@ -132,8 +133,9 @@ class LifecycleContract:
             )
         except ChaindockError as error:
             return failed(words + error.message)
-        serialised = await off_loop(answer.ByteSize(), answer.SerializeToString)
-        return succeeded(serialised)
+        if not isinstance(answer, bytes):
+            answer = await off_loop(answer.ByteSize(), answer.SerializeToString)
+        return await off_loop(len(answer), partial(succeeded, answer))
 
     def _require_allowed(self, name: str, identity: Identity, mspid: str) -> None:
         """Raise Denied unless the identity may call a function."""
@@ -255,10 +257,9 @@ class LifecycleContract:
     # ---- packages
 
     async def _install(self, raw: bytes, mspid: str) -> Any:
-        parse = partial(lifecycle_pb2.InstallChaincodeArgs.FromString, raw)
-        args = await off_loop(len(raw), parse)
+        parse = lifecycle_pb2.InstallChaincodeArgs.FromString
+        package = await off_loop(len(raw), lambda: parse(raw).chaincode_install_package)
         try:
-            package = args.chaincode_install_package
             stored = await self._packages.install(package, mspid)
         except PackageInvalid as error:
             raise InvalidInput(
@@ -277,9 +278,8 @@ class LifecycleContract:
             raise InvalidInput(
                 f"could not load cc install package: {error.message}"
             ) from error
-        result = lifecycle_pb2.GetInstalledChaincodePackageResult
-        made = partial(result, chaincode_install_package=content)
-        return await off_loop(len(content), made)
+        # Of a GetInstalledChaincodePackageResult.
+        return await off_loop(len(content), partial(encoded, 1, content))
 
     async def _query_installed(self, raw: bytes, mspid: str) -> Any:
         args = lifecycle_pb2.QueryInstalledChaincodeArgs.FromString(raw)

@@ -15,6 +15,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from chaindock.errors import LaunchFailed
 from chaindock.gateway.statuses import Refusal
+from chaindock.values import MIB
+from support.holds import watched
 from support.ledgers.proposals import new_proposal
 from support.peers import CHANNEL, answer, ask, call
 
@@ -180,6 +182,15 @@ async def test_a_client_does_not_see_the_installed_packages(world):
     assert "The identity is not an admin under this MSP [Org1MSP]" in (
         answer.response.message
     )
+
+
+async def test_a_large_package_does_not_hold_the_loop(world):
+    args = [b"InstallChaincode", bytes(32 * MIB)]
+    raw = new_proposal("", "_lifecycle", args, world.user).SerializeToString()
+    with watched() as held:
+        answer = await asyncio.ensure_future(world.peer.process_proposal(raw))
+    assert b"is not an admin under this MSP [Org1MSP]" in answer
+    assert held.cpu_s < 0.05, held.what
 
 
 # --- hostile bytes
