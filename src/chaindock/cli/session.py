@@ -57,7 +57,7 @@ class Session:
     def shows(
         self, rows: Sequence[Any], none: str = "", **cells: Callable[[Any], object]
     ) -> None:
-        """Print rows as JSON if --json was given, else as `show.table`; `none`: without rows."""
+        """Print rows as JSON if --json was given, else a table; `none` if there are none."""
         if none and not rows:
             self.says(rows, none)
         elif not self.emits(rows):

@@ -99,7 +99,7 @@ class OperationsServer:
         self.url: str | None = None
 
     async def __aenter__(self) -> Self:
-        """Listen. Raises: NodeError: no address; ConfigInvalid: a wrong certificate or key."""
+        """Listen. Raises: NodeError: no address; ConfigInvalid: a wrong certificate."""
         if self._options.address is None:
             return self
         async with AsyncExitStack() as stack:
