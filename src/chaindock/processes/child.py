@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
+    from chaindock.ids import Ccid
     from chaindock.processes.sandbox import Sandbox
-    from chaindock.processes.spawner import Record
 
 _log = get_logger("process")
 SHELL = "/bin/sh"
@@ -77,6 +77,23 @@ class Output:
     stdout: Callable[[str], None]
     stderr: Callable[[str], None]
     active: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One started process group."""
+
+    run_id: str
+    """Unique; also the name of the run's private directory."""
+    node_id: str
+    ccid: Ccid
+    attempt: str
+    kind: str
+    """"run" or "build"."""
+    pid: int
+    """Of the leader; its group and session have the same number."""
+    created: float
+    """When the leader started, seconds since the epoch as psutil tells it."""
 
 
 class Child(asyncio.SubprocessProtocol):

@@ -21,7 +21,7 @@ import json
 import os
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from chaindock.aio import Tasks
 from chaindock.container.attempt import Attempt
 from chaindock.errors import StartFailed, is_retryable
 from chaindock.ids import Ccid
-from chaindock.processes.child import Child, Output, Program, open_gate
+from chaindock.processes.child import Child, Output, Program, Record, open_gate
 from chaindock.processes.folders import remove_tree
 from chaindock.processes.table import NODE_MARKER, RUN_MARKER, end, find, share_less
 from chaindock.telemetry import get_logger
@@ -39,23 +39,6 @@ from chaindock.telemetry import get_logger
 _log = get_logger("process")
 BUILD_NICE = 10
 """Chaincode has nine times as much of a processor that both want."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """One started process group."""
-
-    run_id: str
-    """Unique; also the name of the run's private directory."""
-    node_id: str
-    ccid: Ccid
-    attempt: str
-    kind: str
-    """"run" or "build"."""
-    pid: int
-    """Of the leader; its group and session have the same number."""
-    created: float
-    """When the leader started, seconds since the epoch as psutil tells it."""
 
 
 class Records:

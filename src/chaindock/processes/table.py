@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from chaindock.aio import Tasks
-    from chaindock.processes.child import Child
-    from chaindock.processes.spawner import Record
+    from chaindock.processes.child import Child, Record
 
 NODE_MARKER = "CHAINDOCK_NODE"
 RUN_MARKER = "CHAINDOCK_RUN"

@@ -17,7 +17,7 @@ from chaindock.controllers.docker.firewall import HostFirewall
 from chaindock.controllers.docker.names import BUILD_KEY, CCID, NODE, ROLE
 from chaindock.controllers.docker.options import EndpointOptions
 from chaindock.errors import ImageNotFound, NotFound
-from chaindock.processes.spawner import Record, Records
+from chaindock.processes.spawner import Records
 from chaindock.processes.table import find
 from support.engines.volumes import find_volumes, remove_volume
 from support.need import need_docker
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import psutil
+
+    from chaindock.processes.child import Record
 
 T = TypeVar("T")
 KEPT_IMAGES, KEPT_S = "chaindock-test/nodes", 2 * 24 * 3600.0

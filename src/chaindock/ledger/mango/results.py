@@ -55,7 +55,7 @@ class QueryResults(Results):
         super().__init__(simulator)
         query = parse(text, bookmark)
         self._space = space
-        self._view = View(simulator.snapshot(), space)
+        self._view = View(simulator.snapshot(), space, STEP_BYTES)
         self._left = page_size if page_size > 0 else None
         indexes, filled = self._view.indexes()
         chosen = plan(query, indexes, strict=strict, filled=filled)

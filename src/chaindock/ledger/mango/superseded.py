@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from chaindock.ledger.contents import resolved
 from chaindock.ledger.mango.documents import INDEXES, indexes_from, loaded
-from chaindock.ledger.queries import STEP_BYTES
 from chaindock.ledger.snapshots import ABOVE_ALL
 
 if TYPE_CHECKING:
@@ -49,8 +48,10 @@ _ROW: Final = resolved(
 class View:
     """The state of a namespace or collection after `height` blocks."""
 
-    def __init__(self, snapshot: Snapshot, space: tuple[str, str]) -> None:
-        self._snapshot, self._space = snapshot, space
+    def __init__(
+        self, snapshot: Snapshot, space: tuple[str, str], step_bytes: int
+    ) -> None:
+        self._snapshot, self._space, self._step_bytes = snapshot, space, step_bytes
         self.height = snapshot.height
         # No number: nothing was ever written, and no row has the number 0.
         self.ns = snapshot.reader.namespace(*space) or 0
@@ -72,7 +73,7 @@ class View:
         place: bytes | None = start
         while place is not None:
             rows, place = self._snapshot.walk(
-                self._space, place, ABOVE_ALL, _WALK_ROWS, STEP_BYTES
+                self._space, place, ABOVE_ALL, _WALK_ROWS, self._step_bytes
             )
             yield from rows
             if not rows and place is not None:

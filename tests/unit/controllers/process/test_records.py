@@ -16,7 +16,8 @@ import pytest
 from chaindock.container.attempt import Attempt
 from chaindock.errors import StartFailed
 from chaindock.ids import Ccid
-from chaindock.processes.spawner import Record, Records
+from chaindock.processes.child import Record
+from chaindock.processes.spawner import Records
 from chaindock.processes.table import find
 from support.doubles.scripts import hang, say
 
