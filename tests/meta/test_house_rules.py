@@ -16,7 +16,7 @@ OWN = [
     for path in sorted((ROOT / folder).rglob("*.py"))
     if "fixtures" not in path.parts
 ]
-LIMIT, TOTAL = 400, 48_007
+LIMIT, TOTAL = 400, 48_100
 """The most lines of a file, and of all files in src."""
 LONG_HEADS = {
     f"src/chaindock/{name}.py"

@@ -237,16 +237,16 @@ class Query:
     A batch that announces more is never followed by an empty one.
 
     Args:
-        rows: of the ledger.
+        rows: of the ledger; None when they are closed.
         limit: rows handed out in all; the rest is cut silently.
         budget: of the call; what was read ahead is taken from it.
     """
 
-    __slots__ = ("_budget", "_left", "_pending", "_rows", "_size", "held", "name")
+    __slots__ = ("_budget", "_left", "_pending", "_size", "held", "name", "rows")
 
     def __init__(self, rows: Results, limit: int, budget: Budget) -> None:
         self.name = str(uuid.uuid4())
-        self._rows: Results | None = rows
+        self.rows: Results | None = rows
         self._left, self._budget = limit, budget
         self._pending: deque[bytes] = deque()
         self._size = 0
@@ -255,11 +255,11 @@ class Query:
 
     def advance(self) -> bool:
         """Work for some ms on the next batch; return whether `batch` need not wait."""
-        rows = self._rows
+        rows = self.rows
         if not (rows is None or rows.exhausted or rows.advance()):
             return False
-        if self._short and self._rows is not None:
-            self._read(self._rows)
+        if self._short and self.rows is not None:
+            self._read(self.rows)
         return not self._short
 
     @property
@@ -267,7 +267,7 @@ class Query:
         """Whether more rows are to be read for the next batch."""
         # One row is kept for the batch after it, or that might be empty.
         read = len(self._pending)
-        return self._rows is not None and (
+        return self.rows is not None and (
             read < 2 or (read <= BATCH_RESULTS and self._size <= BATCH_BYTES)
         )
 
@@ -286,8 +286,8 @@ class Query:
 
     def batch(self) -> tuple[list[bytes], bool]:
         """Return the next rows, and whether there are more. Raises: BudgetExceeded."""
-        while self._short and self._rows is not None:
-            self._read(self._rows)
+        while self._short and self.rows is not None:
+            self._read(self.rows)
         pending = self._pending
         batch: list[bytes] = []
         size = 0
@@ -304,9 +304,9 @@ class Query:
 
     def close(self) -> None:
         """Release the rows that were not read. Idempotent."""
-        if self._rows is not None:
-            self._rows.close()
-            self._rows = None
+        if self.rows is not None:
+            self.rows.close()
+            self.rows = None
 
 
 @dataclass(slots=True, eq=False)

@@ -5,8 +5,10 @@ Source: docs/fabric/shim-protocol.md#queries
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import GeneratorType
 from typing import Any, Final
@@ -14,8 +16,7 @@ from typing import Any, Final
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf.message import DecodeError
 
-from chaindock.aio import LARGE_BYTES, off_loop
-from chaindock.chaincode.invocation import Call, Payload, Query, Steps
+from chaindock.chaincode.invocation import Call, Nested, Payload, Query, Steps
 from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.wire import why_unreadable
 from chaindock.errors import InvalidInput, NotFound, Unsupported
@@ -23,10 +24,11 @@ from chaindock.ledger.budget import Budget
 from chaindock.ledger.encoding import LEAD, SHORT, lead
 from chaindock.ledger.mango.query import is_quick, parse_query
 from chaindock.ledger.mango.results import QueryResults
-from chaindock.ledger.queries import STEP_BYTES, RangeResults
+from chaindock.ledger.queries import STEP_BYTES, RangeResults, Results
 
 SLICE: Final = 500
 """Keys, records or rows of one request that are handled in one step."""
+_slow: Final = ThreadPoolExecutor(2, "rich-query")
 
 
 def open_range(
@@ -67,7 +69,7 @@ def _page(rows: RangeResults | QueryResults, size: int, budget: Budget) -> Steps
     try:
         while True:
             while not rows.advance():
-                yield None
+                yield _pause(rows)
             found = rows.take(min(SLICE, size - count), STEP_BYTES)
             budget.take(sum(map(len, found)))
             count += len(found)
@@ -76,7 +78,7 @@ def _page(rows: RangeResults | QueryResults, size: int, budget: Budget) -> Steps
                 break
             yield None
         while not rows.advance():
-            yield None
+            yield _pause(rows)
         bookmark = rows.bookmark
     finally:
         rows.close()
@@ -133,10 +135,15 @@ def _batch(call: Call, query: Query) -> list[bytes] | Steps:
 def _later(call: Call, query: Query) -> Steps:
     """Return the batch of a query that has to look at many keys for it."""
     while True:
-        yield None
+        yield _pause(query.rows)
         answer = _batch(call, query)
         if isinstance(answer, list):
             return answer
+
+
+def _pause(rows: Results | None) -> Nested | None:
+    """Return what is done between two steps of a query."""
+    return partial(_done, rows.slow) if rows and rows.slow else None
 
 
 def _rows(
@@ -176,9 +183,9 @@ def _open_slow(
 
 
 async def _done(work: Callable[[], Any]) -> Callable[..., Any]:
-    """Do `work` off the loop; return what returns its result, or raises its error."""
+    """Do `work` in a thread; return what returns its result, or raises its error."""
     try:
-        made = await off_loop(LARGE_BYTES + 1, work)
+        made = await asyncio.get_running_loop().run_in_executor(_slow, work)
     except InvalidInput as error:
         failed = error
 

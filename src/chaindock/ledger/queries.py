@@ -19,6 +19,8 @@ from chaindock.ledger.snapshots import ABOVE_ALL, after
 from chaindock.ledger.transaction import unpacked_id
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from chaindock.ledger.encoding import Row, Version
     from chaindock.ledger.rwset import RangeRecord
     from chaindock.ledger.simulator import Simulator
@@ -74,6 +76,11 @@ class Results(ABC):
         Raises: what `take` raises.
         """
         return True
+
+    @property
+    def slow(self) -> Callable[[], None] | None:
+        """What a thread is to do before the next `advance`, or that does it itself."""
+        return None
 
     @abstractmethod
     def _pull(self, snapshot: Snapshot, wanted: int, max_bytes: int) -> list[bytes]:

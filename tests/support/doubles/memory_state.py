@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any, cast
 
 from fabric_protos.ledger.queryresult import kv_query_result_pb2
@@ -134,6 +135,7 @@ class MemoryResults:
         self.waits = 0
         self.largest_take = 0
         """Bytes of the most that was read at a time."""
+        self.slow: Callable[[], None] | None = None
 
     def advance(self) -> bool:
         if self.closed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
@@ -269,6 +270,27 @@ async def test_a_rich_query_comes_in_batches_that_may_take_time():
         assert query.simulator.asked == ("{}", "", 0, "")
         assert [len(x.results) for x in await query.all(first)] == [100, 100, 50]
         assert query.simulator.queries[0].waits < 0
+
+
+@pytest.mark.parametrize("paged", [False, True])
+async def test_what_takes_long_is_done_by_a_thread(paged, monkeypatch):
+    """Between two steps of a rich query."""
+    threads: list[int] = []
+    opened = MemorySimulator.open_query
+
+    def open_slow(*args: Any, **options: Any) -> MemoryResults:
+        found = opened(*args, **options)
+        found.slow = lambda: threads.append(threading.get_ident())
+        return found
+
+    monkeypatch.setattr(MemorySimulator, "open_query", open_slow)
+    async with Querying(numbered(5)) as query:
+        paging = shim.QueryMetadata(pageSize=5) if paged else shim.QueryMetadata()
+        request = shim.GetQueryResult(query="{}", metadata=paging.SerializeToString())
+        found = await query.ask(Kind.GET_QUERY_RESULT, request)
+        assert len(found.results) == 5
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def test_a_page_of_a_rich_query():

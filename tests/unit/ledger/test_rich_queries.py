@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KV
@@ -253,6 +253,48 @@ async def test_a_query_is_counted_and_sliced(ledger):
             taken(simulator.open_query("cc", size({"$gte": 0})), 5000)
         assert simulator.held > held
     assert simulator.budget.held == 0
+
+
+@pytest.mark.parametrize("more", [{}, {"sort": [{"size": "desc"}]}])
+@pytest.mark.parametrize("files", [{}, BY_SIZE])
+@pytest.mark.parametrize("old", [False, True])
+async def test_what_takes_long_is_left_to_a_thread(tmp_path, more, files, old):
+    """One of three documents has an array that takes some ms to look through."""
+    values: dict[str, Any] = {
+        f"k{n:02}": {"size": n, "a": [*range(1, 6000 if n % 3 == 0 else 2), -(n % 2)]}
+        for n in range(12)
+    }
+    writes = {key: json.dumps(value).encode() for key, value in values.items()}
+    odd = [key for key, value in values.items() if value["a"][-1] == -1]
+    selector = {"size": {"$gte": 0}, "a": {"$elemMatch": {"$lt": 0}}}
+    async with ledger_at(tmp_path, strict=False) as ledger:
+        await commit(ledger, rwset(writes=writes))
+        await indexed(ledger, files)
+        with ledger.new_simulator(TxId("t")) as simulator:
+            if old:
+                await commit(ledger, rwset(writes=dict.fromkeys(values, b"{}")))
+            results = simulator.open_query(
+                "cc", json.dumps({"selector": selector, **more})
+            )
+            left = 0
+            while not results.advance():
+                if results.slow is not None:
+                    left += 1
+                    await asyncio.to_thread(results.slow)
+            found = [KV.FromString(row).key for row in results.take(99)]
+    assert found == sorted(odd, reverse=bool(more))
+    assert left >= 4
+
+
+async def test_what_a_thread_refuses_ends_the_query(ledger):
+    await commit(ledger, rwset(writes={"k": b'{"a": [%s0]}' % (b"0," * 100_000)}))
+    many = [{"a": {"$elemMatch": {"$eq": n}}} for n in range(1, 20)]
+    with ledger.new_simulator(TxId("t")) as simulator:
+        results = simulator.open_query("cc", json.dumps({"selector": {"$or": many}}))
+        assert not results.advance()
+        await asyncio.to_thread(results.slow)
+        with pytest.raises(InvalidInput, match="more than 1000000 conditions"):
+            results.advance()
 
 
 async def test_a_step_passes_over_some_of_the_keys_of_later_blocks(ledger, monkeypatch):

@@ -7,6 +7,7 @@ Source: docs/fabric/rich-queries.md#selectors
 from __future__ import annotations
 
 import json
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ counted; more end the query."""
 MAX_WORK: Final = 20_000_000
 """What a query does for one document, in instructions of a pattern times bytes of a text;
 more ends the query. Takes 0.3 s."""
+QUICK_VISITS, QUICK_WORK = 5_000, 300_000
+"""So much of both is done on the event loop, in some 5 ms; a thread does more."""
 MAX_INDEX_WORK: Final = 1_000_000
 """The same of the selector of a partial index, which is evaluated for each document of a
 block; with more, the index does not have the document."""
@@ -46,21 +49,34 @@ COMPARE: Final[dict[str, Callable[[bytes, bytes], bool]]] = {
 }
 
 
+class Slow(Exception):
+    """A condition takes too long for the event loop."""
+
+
 @dataclass
-class Work:
-    """What a selector has done for the document at hand."""
+class Work(threading.local):
+    """What a selector has done for the document at hand, each thread for its own."""
 
     limit: int = MAX_WORK
     """As MAX_WORK."""
     done: int = 0
     visits: int = 0
+    quick: bool = False
 
-    def begin(self) -> None:
-        """Begin with another document."""
+    def begin(self, *, quick: bool) -> None:
+        """Begin with another document; `quick`: more than QUICK_WORK is Slow."""
         self.done = self.visits = 0
+        self.quick = quick
+
+    def add(self, work: int) -> None:
+        """Count what comes next. Raises: Slow."""
+        self.done += work
+        if self.quick and self.done > QUICK_WORK:
+            raise Slow
 
     def check(self, operator: str) -> None:
-        """Raise InvalidInput if too much was done."""
+        """Raise InvalidInput if too much was done, or Slow."""
+        self.add(0)
         if self.done > self.limit:
             raise InvalidInput(
                 f"{operator}: the conditions of the selector take too long for one document",
@@ -71,6 +87,8 @@ class Work:
         """Return the sort key of `value`, and count what that took."""
         if isinstance(value, (list, dict)):
             self.check(operator)
+            if self.quick and len(value) > QUICK_VISITS:
+                raise Slow
             key = _key(value, raw=raw)
             self.done += len(key) * _KEY_WORK
             return key
@@ -204,7 +222,7 @@ class In(Node):
     def matches(self, value: Any) -> bool:
         values = value if isinstance(value, list) else [value]
         self.work.check(self.operator)
-        self.work.done += len(values) * _ELEMENT_WORK
+        self.work.add(len(values) * _ELEMENT_WORK)
         found = any(
             self.work.key(self.operator, each, raw=self.raw) in self.keys
             for each in values
@@ -278,7 +296,7 @@ class Regex(Node):
         if not isinstance(value, str):
             return False
         raw = value.encode(errors="surrogatepass")
-        self.work.done += len(raw) * self.size
+        self.work.add(len(raw) * self.size)
         if self.work.done > self.work.limit:
             raise InvalidInput(
                 f"$regex: a pattern of {self.size} instructions over a text of "
@@ -312,9 +330,10 @@ class All(Node):
         if not isinstance(value, list) or not self.arguments:
             return False
         self.work.check("$all")
+        self.work.add(len(value) * _ELEMENT_WORK)
         wanted = {_exactly(each) for each in self.arguments}
         found = {_exactly(each) for each in value}
-        self.work.done += len(value) * _ELEMENT_WORK + sum(map(len, found))
+        self.work.done += sum(map(len, found))
         if wanted <= found:
             return True
         only = self.arguments[0]
@@ -354,6 +373,8 @@ class Elements(Node):
         if not isinstance(value, dict if self.operator == "$keyMapMatch" else list):
             return False
         self.work.visits += len(value) * self.conditions
+        if self.work.quick and self.work.visits > QUICK_VISITS:
+            raise Slow
         if self.work.visits > MAX_VISITS:
             raise InvalidInput(
                 f"{self.operator}: more than {MAX_VISITS} conditions on elements in one "

@@ -5,6 +5,7 @@ Source: docs/fabric/rich-queries.md#request
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
@@ -168,13 +169,29 @@ def _use_index(value: Any) -> tuple[str, ...]:
 def _bookmark(value: Any) -> str:
     if value is None or isinstance(value, str):
         return value or ""
-    raise bad_bookmark(value)
+    raise _bad_bookmark(value)
 
 
-def bad_bookmark(value: Any) -> InvalidInput:
-    """Return the error for a bookmark that no query has given."""
+def _bad_bookmark(value: Any) -> InvalidInput:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return refused("invalid_bookmark", f"Invalid bookmark value: {text}")
+
+
+def position_of(bookmark: str, width: int) -> tuple[tuple[bytes, ...], bytes]:
+    """Return what `Scan.bookmark` has told: sort keys of `width` columns, and the key.
+
+    Raises: InvalidInput: no query has given this bookmark.
+    """
+    try:
+        padded = bookmark + "=" * (-len(bookmark) % 4)
+        parts = json.loads(base64.b64decode(padded, b"-_", validate=True))
+        columns = [bytes.fromhex(each) for each in parts]
+        columns[-1].decode()
+    except (ValueError, TypeError, LookupError, RecursionError):
+        raise _bad_bookmark(bookmark) from None
+    if len(columns) != width + 1:
+        raise _bad_bookmark(bookmark)
+    return tuple(columns[:-1]), columns[-1]
 
 
 def _count(value: Any) -> int:

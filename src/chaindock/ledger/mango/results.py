@@ -81,6 +81,11 @@ class QueryResults(Results):
         full = len(rows) == wanted or self._held >= STEP_BYTES
         return full or self._scan.exhausted
 
+    @property
+    @override
+    def slow(self) -> Callable[[], None] | None:
+        return self._scan.slow
+
     def _hold(self, nbytes: int) -> None:
         self._simulator.hold(nbytes)
         self._held += nbytes

@@ -13,16 +13,19 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
+from chaindock.errors import InvalidInput
 from chaindock.ledger.budget import ENTRY_BYTES
 from chaindock.ledger.encoding import Version
+from chaindock.ledger.mango.conditions import Slow
 from chaindock.ledger.mango.documents import column, loaded, members
 from chaindock.ledger.mango.indexes import Plan
 from chaindock.ledger.mango.order import sort_key
-from chaindock.ledger.mango.query import Query, bad_bookmark
+from chaindock.ledger.mango.query import Query, position_of
 from chaindock.ledger.mango.selector import ID, parse_path
 from chaindock.ledger.mango.superseded import Entry, Position, Row, Superseded, View
 from chaindock.ledger.mango.values import (
@@ -52,6 +55,7 @@ class Scan:
     Attributes:
         hold: is told how many bytes more the query keeps.
         exhausted: there are no more results.
+        slow: work that a thread is to do before the next step.
         skips_often: `skip` holds for each page that the peer fetches from CouchDB.
     """
 
@@ -59,6 +63,7 @@ class Scan:
     plan: Plan
     hold: Callable[[int], None] = lambda _nbytes: None
     exhausted: bool = False
+    slow: Callable[[], None] | None = None
     skips_often: bool = True
     _seen: Position | None = None
     _given: Position | None = None
@@ -68,12 +73,14 @@ class Scan:
     _ordered: Iterator[Position] | None = None
     _next: bytes = b""
     _superseded: Superseded | None = None
+    _judged: tuple[bytes, dict[str, Any], bool | InvalidInput] | None = None
+    """A document, and what `slow` has found of it."""
 
     def __post_init__(self) -> None:
         self._skipping = self.query.skip
         if self.query.bookmark:
             width = len(self.plan.columns)
-            self._seen = self._given = _position(self.query.bookmark, width)
+            self._seen = self._given = position_of(self.query.bookmark, width)
             if not self._sorts:
                 self._next = self._seen[1] + b"\0"
 
@@ -99,6 +106,9 @@ class Scan:
 
         Takes about SLICE_S, and reads no further once values have `max_bytes`.
         """
+        if self.slow is not None and self._judged is None:
+            self.slow()
+        self.slow = None
         if self.exhausted or wanted <= 0:
             return []
         if self._sorts and self._ordered is None:
@@ -114,6 +124,27 @@ class Scan:
             if self.plan.exact and plain and self._superseded is None:
                 return self._fetch(entries, wanted, max_bytes)
             return self._find(entries, view.height, wanted, max_bytes)
+
+    def _matches(self, key: bytes, document: dict[str, Any]) -> bool:
+        """Raises: InvalidInput. Slow: the step ends, and the next one begins here."""
+        if self._judged is not None and self._judged[:2] == (key, document):
+            found, self._judged = self._judged[2], None
+            if isinstance(found, InvalidInput):
+                raise found
+            return found
+        try:
+            return self.query.selector.matches(document, quick=True)
+        except Slow:
+            self.slow, self._judged = partial(self._judge, key, document), None
+            raise
+
+    def _judge(self, key: bytes, document: dict[str, Any]) -> None:
+        found: bool | InvalidInput
+        try:
+            found = self.query.selector.matches(document)
+        except InvalidInput as error:
+            found = error
+        self._judged = key, document, found
 
     def _is_wanted(self) -> bool:
         """Count a match; return whether it is beyond those to be skipped."""
@@ -159,23 +190,26 @@ class Scan:
     ) -> list[Row]:
         rows: list[Entry] = []
         size, until = 0, time.monotonic() + SLICE_S
-        selector = self.query.selector
+        may_match = self.query.selector.may_match
+        seen: Entry | None = None
         last: Entry | None = None
         for row in entries:
-            if (
-                row[2] < height
-                and selector.may_match((row[1] or "").encode())
-                and selector.matches(loaded(*row[:2]))
-                and self._is_wanted()
-            ):
+            found = row[2] < height and may_match((row[1] or "").encode())
+            try:
+                found = found and self._matches(row[0], loaded(*row[:2]))
+            except Slow:
+                break
+            if found and self._is_wanted():
                 last = row
                 rows.append(row)
                 size += len(row[0]) + len(row[1] or "")
+            seen = row
             if len(rows) >= wanted or size >= max_bytes or time.monotonic() > until:
-                self._seen = self._place(row[0], loaded(*row[:2]))
                 break
         else:
             self.exhausted = True
+        if seen is not None and not self.exhausted:
+            self._seen = self._place(seen[0], loaded(*seen[:2]))
         if last is not None:
             self._given = self._place(last[0], loaded(*last[:2]))
         if self.query.fields is None:
@@ -261,9 +295,8 @@ class Scan:
         return view.execute(sql, values)
 
     def _older(self, key: bytes, document: dict[str, Any]) -> Position | None:
-        """Return `_kept` of a document that matches, None of another one."""
-        is_match = self.query.selector.matches(document)
-        return self._kept(key, document) if is_match else None
+        """Return `_kept` of a document that matches, None of another one. Raises: Slow."""
+        return self._kept(key, document) if self._matches(key, document) else None
 
     def _kept(self, key: bytes, document: dict[str, Any]) -> Position | None:
         """Return where a document belongs, and hold that; None = not behind `_seen`."""
@@ -282,31 +315,35 @@ class Scan:
     def _matched(
         self, view: View
     ) -> Iterator[tuple[bytes, dict[str, Any] | None, bytes, Version]]:
-        """Return each next key with its document if it matches, its value and version."""
-        selector = self.query.selector
+        """Return each next key with its document if it matches, its value and version.
+
+        Raises: Slow.
+        """
+        may_match = self.query.selector.may_match
         for key, value, block, tx in view.walk(self._next):
-            self._next = key if value is None else key + b"\0"
             document = None
-            if value is not None and selector.may_match(value):
+            if value is not None and may_match(value):
+                self._next = key
                 document = parse_document(value) or {}
                 document[ID] = key.decode()
-                if not selector.matches(document):
+                if not self._matches(key, document):
                     document = None
+            self._next = key if value is None else key + b"\0"
             yield key, document, value or b"", (block, tx)
 
     def _look(self, view: View, wanted: int, max_bytes: int) -> list[Row]:
         rows: list[Row] = []
         size, until = 0, time.monotonic() + SLICE_S
-        for key, document, value, at in (
-            self._chosen(view) if self._sorts else self._matched(view)
-        ):
-            if document is not None and self._is_wanted():
-                rows.append((key, self._shown(document, value), *at))
-                self._given = self._place(key, document)
-                size += len(key) + len(value)
-            if len(rows) >= wanted or size >= max_bytes or time.monotonic() > until:
-                return rows
-        self.exhausted = True
+        found = self._chosen(view) if self._sorts else self._matched(view)
+        with suppress(Slow):
+            for key, document, value, at in found:
+                if document is not None and self._is_wanted():
+                    rows.append((key, self._shown(document, value), *at))
+                    self._given = self._place(key, document)
+                    size += len(key) + len(value)
+                if len(rows) >= wanted or size >= max_bytes or time.monotonic() > until:
+                    return rows
+            self.exhausted = True
         return rows
 
     def _shown(self, document: dict[str, Any], value: bytes) -> bytes | str:
@@ -323,13 +360,15 @@ class Scan:
         until, down = time.monotonic() + SLICE_S, self.query.descending
         places: list[Position] = []
         self._sorted.append(places)
-        ended = True
-        for key, document, _, _ in self._matched(view):
-            if document is not None and (place := self._kept(key, document)):
-                places.append(place)
-            if time.monotonic() > until:
-                ended = False
-                break
+        ended = False
+        with suppress(Slow):
+            for key, document, _, _ in self._matched(view):
+                if document is not None and (place := self._kept(key, document)):
+                    places.append(place)
+                if time.monotonic() > until:
+                    break
+            else:
+                ended = True
         places.sort(reverse=down)
         if ended:  # a merge does its work with each row, not at once
             self._ordered = heapq.merge(*self._sorted, reverse=down)
@@ -348,17 +387,3 @@ class Scan:
 _IS_OLD: Final = (
     "SELECT 1 FROM (SELECT block FROM versions ORDER BY id DESC LIMIT 1) WHERE block>=?"
 )
-
-
-def _position(bookmark: str, width: int) -> Position:
-    """Return what a bookmark stands for. Raises: InvalidInput, as CouchDB."""
-    try:
-        padded = bookmark + "=" * (-len(bookmark) % 4)
-        parts = json.loads(base64.b64decode(padded, b"-_", validate=True))
-        columns = [bytes.fromhex(each) for each in parts]
-        columns[-1].decode()
-    except (ValueError, TypeError, LookupError, RecursionError):
-        raise bad_bookmark(bookmark) from None
-    if len(columns) != width + 1:
-        raise bad_bookmark(bookmark)
-    return tuple(columns[:-1]), columns[-1]

@@ -80,11 +80,14 @@ class Selector:
                 return not value.isascii() or b"\\" in value or b"\x7f" in value
         return True
 
-    def matches(self, document: dict[str, Any]) -> bool:
-        """Return whether a document, with its `_id`, matches. Raises: InvalidInput."""
+    def matches(self, document: dict[str, Any], *, quick: bool = False) -> bool:
+        """Return whether a document, with its `_id`, matches.
+
+        Raises: InvalidInput. Slow: it takes more than some ms, and is to be `quick`.
+        """
         if self.root is None:
             return True
-        self.work.begin()
+        self.work.begin(quick=quick)
         return self.root.matches(document)
 
     def selects(self, document: dict[str, Any]) -> bool:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
-from contextlib import closing
+from contextlib import closing, suppress
 from heapq import merge
 from typing import TYPE_CHECKING, Any, Final
 
 from chaindock.ledger.contents import resolved
+from chaindock.ledger.mango.conditions import Slow
 from chaindock.ledger.mango.documents import INDEXES, indexes_from, loaded
 from chaindock.ledger.snapshots import ABOVE_ALL
 
@@ -105,18 +106,19 @@ class Superseded:
     def collect(self, until: float) -> bool:
         """Look at further rows. Returns: whether there are no more of them."""
         places: list[tuple[Position, int]] = []
-        view, ended = self._view, True
+        view, ended = self._view, False
         values = [*self._last, view.ns, view.height]
-        with closing(view.execute(_FURTHER, values)) as cursor:
+        with suppress(Slow), closing(view.execute(_FURTHER, values)) as cursor:
             for block, number, is_visible, key, text in cursor:
-                self._last = block, number
                 if is_visible:
                     place = self._place(key, loaded(key, text))
                     if place is not None:
                         places.append((place, number))
+                self._last = block, number
                 if time.monotonic() > until:
-                    ended = False
                     break
+            else:
+                ended = True
         if places:
             self._slices.append(sorted(places))
         return ended
