@@ -37,7 +37,7 @@ pytestmark = [
 ]
 LARGEST_LOG = 64 * 1024 * 1024
 MORE_MEMORY = 64 * 1024 * 1024
-FLOODS = ((1000, 8000), (1000, 100)) if ROUNDS > 1 else ((250, 8000), (25, 100))
+FLOODS = ((1000, 8000), (1000, 100)) if ROUNDS > 1 else ((120, 8000), (12, 100))
 """MB, and bytes of a line: short lines are the ones that cost."""
 
 
