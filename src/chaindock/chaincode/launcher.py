@@ -50,7 +50,7 @@ class RuntimeLauncher:
     another organisation (`ids.at_peer`) runs from the same build.
 
     `package_of` returns a package, verified, or raises NotFound, PackageInvalid.
-    `peer_for` makes what the chaincode of one attempt is told about the node.
+    `peer_for` returns how the chaincode of an attempt connects to the node.
     """
 
     def __init__(

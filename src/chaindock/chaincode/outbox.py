@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from chaindock.aio import LARGE_BYTES, off_loop
 from chaindock.chaincode.invocation import Call
-from chaindock.chaincode.wire import Message
+from chaindock.chaincode.wire import Message, serialized
 from chaindock.ledger.budget import Budget
 from chaindock.rpc.status import CallEnded
 from chaindock.rpc.stream import Stream
@@ -49,7 +50,7 @@ class Outbox:
         """
         if size <= LARGE_BYTES and not self._queue and self.writing is None:
             with contextlib.suppress(CallEnded):  # `run` tells of it
-                if self._stream.write_now(message.SerializeToString()):
+                if self._stream.write_now(serialized(message)):
                     self._budget.give_back(taken)
                     return
         self._queue.append((message, size, taken))
@@ -80,7 +81,7 @@ class Outbox:
                 self._filled.clear()
                 await self._filled.wait()
             self.writing, size, taken = queue.popleft()
-            await write(await off_loop(size, self.writing.SerializeToString))
+            await write(await off_loop(size, partial(serialized, self.writing)))
             self.writing = None
             self._bytes -= size
             self._budget.give_back(taken)

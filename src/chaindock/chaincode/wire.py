@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf import empty_pb2
@@ -64,8 +64,8 @@ class LargeMessage:
     channel_id: str
     content: Callable[[], tuple[Sequence[bytes], bytes]]
 
-    def SerializeToString(self) -> bytes:  # noqa: N802  # as of other messages
-        """Return the message, made by hand so that large bytes are copied once."""
+    def put_together(self) -> bytes:
+        """Return the serialised message, made by hand: large bytes are copied once."""
         payload, proposal = self.content()
         parts = (
             number_field(self.type),
@@ -79,7 +79,14 @@ class LargeMessage:
         return b"".join(parts)
 
 
-Message = Kind | LargeMessage
+Message: TypeAlias = shim.ChaincodeMessage | LargeMessage
+
+
+def serialized(message: Message) -> bytes:
+    """Return a message as it is sent."""
+    if isinstance(message, LargeMessage):
+        return message.put_together()
+    return bytes(message.SerializeToString())
 
 
 def head_of(raw: Buffer) -> tuple[shim.ChaincodeMessage, memoryview]:

@@ -44,7 +44,7 @@ _TLS_FILES = {
 def peer_variables(
     ccid: Ccid, peer: PeerConnection, tls_folder: str | None
 ) -> dict[str, str]:
-    """Return what a chaincode is told about the node; `tls_files` lie in `tls_folder`."""
+    """Return the variables by which chaincode finds the node, and `tls_files`, if any."""
     files = {} if tls_folder is None else _TLS_FILES
     return {
         "CORE_CHAINCODE_ID_NAME": ccid,

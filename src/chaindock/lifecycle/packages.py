@@ -44,8 +44,8 @@ _AT_ONCE: Final = 4
 class Packages(AbstractAsyncContextManager["Packages"]):
     """Keeps `fleet.installed` true. Use it on the event loop.
 
-    `purge` removes what back ends keep of a chaincode that is uninstalled; `arrived`
-    are told of each package that was installed.
+    `purge` removes what back ends keep of a chaincode that is uninstalled. Each function
+    in `arrived` is called with every package that was installed.
     """
 
     def __init__(

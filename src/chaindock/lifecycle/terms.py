@@ -104,7 +104,7 @@ def parse_collections(
 
     Keys match whatever their case is, null means the default, and unknown keys have no
     effect, as in the peer CLI. `check_collections` applies the rules of the channel.
-    Errors name the file as `source`; `warn` is told of each key that has no effect.
+    Errors name the file as `source`. `warn` is called for each key that has no effect.
 
     Raises: InvalidInput: names the file, the collection, what was expected and found.
     """

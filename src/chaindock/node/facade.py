@@ -139,8 +139,8 @@ class Node:
         """Install the package file, define it as `name` on a channel and bring it up.
 
         `package` is read before this returns; the caller removes it. `name`: None =
-        from the label. `backend`: `auto` or the name of a builder. `watch` is told
-        every event of the attempt.
+        from the label. `backend`: `auto` or the name of a builder. `watch` is called
+        with every event of the attempt.
 
         Raises: PackageInvalid, InvalidInput, LaunchFailed.
         """

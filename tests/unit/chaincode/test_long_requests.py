@@ -17,6 +17,7 @@ from chaindock.chaincode.invocation import Call
 from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.outbox import Outbox
 from chaindock.chaincode.requests import serve
+from chaindock.chaincode.wire import serialized
 from chaindock.ledger.mango.query import parse_query
 from chaindock.ledger.queries import STEP_BYTES
 from support.doubles.memory_state import MemoryState, invocation
@@ -156,7 +157,7 @@ async def test_a_large_value_gives_way_to_others_before_its_reply_is_made():
     assert next(serving) is None
     with pytest.raises(StopIteration) as done:
         next(serving)
-    assert Kind.FromString(done.value.value[0].SerializeToString()).payload == value
+    assert Kind.FromString(serialized(done.value.value[0])).payload == value
 
 
 async def test_a_query_that_takes_long_to_parse_is_parsed_beside_the_loop(
