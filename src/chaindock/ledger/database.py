@@ -175,13 +175,18 @@ def mark(path: Path, marker: Path | None) -> None:
         write_file(marker, f"{path} was made\n".encode())
 
 
-def connect_reader(path: Path) -> sqlite3.Connection:
-    """Open a connection that cannot write."""
+def connect_reader(path: Path, channel: ChannelId | None = None) -> sqlite3.Connection:
+    """Open a connection that cannot write.
+
+    With `channel`, an empty file is refused, and all that `connect_writer` refuses.
+    """
     with translated(path):
         db = sqlite3.connect(path, timeout=1.0, isolation_level=None)
         with closed_on_error(db):
             db.execute("PRAGMA query_only=ON")
             documents.prepare(db)
+            if channel and _is_empty(db, path, channel):
+                raise corrupt(path, "it is empty")
     return db
 
 

@@ -20,6 +20,7 @@ from chaindock.errors import LedgerError, os_errors_as
 from chaindock.ids import ChannelId
 from chaindock.ledger.blocks import check_block
 from chaindock.ledger.database import (
+    connect_reader,
     connect_writer,
     corrupt,
     create,
@@ -153,7 +154,7 @@ def rebuild_file(
     """
     if not path.exists():
         raise LedgerError(f"there is no ledger {str(path)!r}", path=path)
-    connect_writer(path, channel, None)[0].close()  # refuses what is no such ledger
+    connect_reader(path, channel).close()  # refuses what is no such ledger
     new = path.with_name(path.name + ".rebuilt")
     remove_database(new)
     facts = {"hint": "check free space and permissions", "path": path}

@@ -22,7 +22,7 @@ from typing import Any, Final
 from chaindock import __version__
 from chaindock.durable import storing, sync_folder
 from chaindock.errors import InvalidInput, LedgerError, NotFound, os_errors_as
-from chaindock.ids import require_channel
+from chaindock.ids import ChannelId, require_channel
 from chaindock.ledger.database import (
     connect_reader,
     connect_writer,
@@ -59,10 +59,13 @@ def dump(home: Home, target: Path) -> dict[str, Any]:
         folder = Path(scratch)
         heights = {}
         for file in files:
-            heights[file.stem] = _copy(file, folder / file.name)
+            channel = require_channel(file.stem)
+            with closing(connect_reader(file, channel)) as ledger:
+                heights[channel] = _copy(ledger, folder / file.name)
         # After the ledgers: what was stopped holds for what the ledger defines.
         if home.desired.exists():
-            _copy(home.desired, folder / _TARGETS)
+            with closing(connect_reader(home.desired)) as targets:
+                _copy(targets, folder / _TARGETS)
         manifest = {"format": _FORMAT, "version": __version__, "ledgers": heights}
         (folder / _MANIFEST).write_text(json.dumps(manifest))
         names = {_MANIFEST: _MANIFEST, _TARGETS: _TARGETS}
@@ -152,13 +155,10 @@ def _check_pages(db: sqlite3.Connection, path: Path) -> None:
         raise corrupt(path, str(told))
 
 
-def _copy(source: Path, target: Path) -> int:
+def _copy(source: sqlite3.Connection, target: Path) -> int:
     """Copy a database as of now; return the height of a ledger, else 0."""
-    with (
-        closing(connect_reader(source)) as old,
-        closing(sqlite3.connect(target)) as new,
-    ):
-        old.backup(new)
+    with closing(sqlite3.connect(target)) as new:
+        source.backup(new)
         new.execute("PRAGMA journal_mode=DELETE")  # one file, without a log beside it
         with suppress(sqlite3.OperationalError):
             row = new.execute("SELECT value FROM meta WHERE name='height'").fetchone()
@@ -265,11 +265,14 @@ def verify(home: Home) -> dict[str, int]:
     Raises: NotFound: the home has no ledger. LedgerCorrupt: says what is damaged.
     LedgerError: a file cannot be read.
     """
-    return {file.stem: _verify(file) for file in _require_ledgers(home)}
+    return {
+        file.stem: _verify(file, require_channel(file.stem))
+        for file in _require_ledgers(home)
+    }
 
 
-def _verify(path: Path) -> int:
-    with translated(path), closing(connect_reader(path)) as db:
+def _verify(path: Path, channel: ChannelId) -> int:
+    with translated(path), closing(connect_reader(path, channel)) as db:
         db.execute("BEGIN")  # one state, also while blocks are committed
         _check_pages(db, path)
         return verify_all(db, path)

@@ -12,10 +12,10 @@ import pytest
 
 from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.genesis import genesis_envelope
-from chaindock.errors import InvalidInput, NodeAlreadyRunning, NotFound
+from chaindock.errors import InvalidInput, LedgerError, NodeAlreadyRunning, NotFound
 from chaindock.identity.organization import Organization
 from chaindock.ledger.ledger import Ledger
-from chaindock.node.copies import dump, load, reset
+from chaindock.node.copies import dump, load, reset, verify
 from chaindock.node.home import Home
 from support.ledgers.envelopes import CHANNEL, rwset
 from support.ledgers.ledger import commit, state
@@ -216,3 +216,20 @@ async def test_what_is_missing_is_an_error(world, tmp_path):
     for path in (tmp_path / "absent", tmp_path):
         with pytest.raises(InvalidInput, match="cannot be read"):
             load(world.home, path)
+
+
+@pytest.mark.parametrize("act", [verify, lambda home: dump(home, home.root / "copy")])
+async def test_a_ledger_of_a_newer_release_is_neither_checked_nor_copied(world, act):
+    """The node refuses the file with the same words."""
+    path = world.home.ledgers / f"{CHANNEL}.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version=77")
+    with pytest.raises(LedgerError) as refused:
+        await world.state()
+    with pytest.raises(LedgerError) as found:
+        act(world.home)
+    assert str(found.value) == str(refused.value)
+    assert found.value.hint == refused.value.hint
+    path.write_bytes(b"")
+    with pytest.raises(LedgerError, match="it is empty"):
+        act(world.home)
