@@ -103,9 +103,10 @@ def dump(session: Session, file: Path, *, force: bool) -> None:
 def load(session: Session, file: Path, *, yes: bool) -> None:
     """Replace the ledger by a copy that `dump` wrote.
 
-    The node must be stopped. The copy is checked first: every page, every block and the
-    chain of their hashes, and that this home made it. A chaincode whose package was
-    removed since has to be deployed again.
+    The node must be stopped. The copy is checked first: every block, the chain of their
+    hashes, private data against its hashes, and that this home made it. State, history and
+    indexes are made anew from the blocks: about 4 seconds for 100,000 transactions. A
+    chaincode whose package was removed since has to be deployed again.
     """
     from chaindock.node.copies import load as read
     from chaindock.node.copies import require_readable

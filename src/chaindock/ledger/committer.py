@@ -22,7 +22,6 @@ from chaindock.errors import InvalidInput, LedgerClosed, LedgerError
 from chaindock.ids import ChannelId
 from chaindock.ledger.blocks import BlockSigner, Tip, build_block, commit_hash, read_tip
 from chaindock.ledger.database import (
-    PRIVATE_SINCE,
     SCHEMA_VERSION,
     WRITER_TIMEOUT_S,
     closed_on_error,
@@ -111,12 +110,11 @@ class Committer:
     def open(self, genesis: Callable[[], bytes]) -> int:
         """Open the file, create it if there is none, check it; return the height."""
         db, empty = connect_writer(self._path, self._channel, self._marker)
-        if not empty and (schema := schema_of(db)) != SCHEMA_VERSION:
+        if not empty and schema_of(db) != SCHEMA_VERSION:
             with closing(db), translated(self._path):
                 read_tip(db, self._path)
             _log.info("ledger is converted to another schema", path=str(self._path))
-            whole = schema >= PRIVATE_SINCE
-            rebuild_file(self._path, self._channel, whole=whole)
+            rebuild_file(self._path, self._channel, whole=True)
             db, _ = connect_writer(self._path, self._channel, self._marker)
         with closed_on_error(db), translated(self._path):
             if empty:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from chaindock.errors import LedgerError, os_errors_as
 from chaindock.ids import ChannelId
 from chaindock.ledger.blocks import check_block
 from chaindock.ledger.database import (
+    PRIVATE_SINCE,
     connect_reader,
     connect_writer,
     corrupt,
@@ -28,7 +30,7 @@ from chaindock.ledger.database import (
     read_meta,
     remove_database,
     replace_database,
-    translate,
+    schema_of,
     translated,
 )
 from chaindock.ledger.effects import rebuild
@@ -58,6 +60,11 @@ UPDATE private SET name=old.name, plain=old.plain,
   JOIN main.namespaces now ON now.ns=was.ns AND now.collection=was.collection
   WHERE private.ns=now.id AND private.key=old.key AND private.block=old.block
   AND private.tx=old.tx AND private.value IS old.value AND (old.name IS NOT NULL OR old.labelled>1)
+  AND (old.plain IS NULL OR sha256(old.plain) IS old.value)
+"""
+_LOST: Final = """
+SELECT (SELECT count(*) FROM former.private WHERE ns>0 AND plain IS NOT NULL)
+  - (SELECT count(*) FROM main.private WHERE plain IS NOT NULL)
 """
 _NAMES: Final = (
     "INSERT OR IGNORE INTO namespaces (ns, collection) "
@@ -146,7 +153,8 @@ def rebuild_file(
     Blocks are checked and taken over, and so is private data, which stands in no block,
     as far as it can be read.
 
-    With `whole` it is an error if private data, snapshots or indexes cannot be read.
+    With `whole` it is an error if private data, snapshots or indexes cannot be read, unless
+    the schema had none yet, or if private data does not have its hash.
     `warn` is called with a text if the blocks give another height than the file recorded.
 
     Raises: LedgerCorrupt: a block is damaged. LedgerError: the file is no ledger of the
@@ -154,7 +162,8 @@ def rebuild_file(
     """
     if not path.exists():
         raise LedgerError(f"there is no ledger {str(path)!r}", path=path)
-    connect_reader(path, channel).close()  # refuses what is no such ledger
+    with closing(connect_reader(path, channel)) as db:  # refuses what is no such ledger
+        whole = whole and schema_of(db) >= PRIVATE_SINCE
     new = path.with_name(path.name + ".rebuilt")
     remove_database(new)
     facts = {"hint": "check free space and permissions", "path": path}
@@ -187,28 +196,42 @@ def _fill(
     """Fill the new file; return its height, and that of `path`, None if unreadable."""
     recorded = None
     db.execute("ATTACH ? AS former", (str(path),))
+    db.create_function("sha256", 1, _sha256)
     with immediate(db):
         create(db, channel)
         rebuild(db, path, channel)
         db.execute(_HEIGHT)
         for part, act in (
             ("snapshots", partial(db.execute, _META)),
-            ("private data", partial(db.execute, _PRIVATE)),
+            ("private data", partial(_take_private, db, path)),
             ("names of collections", partial(db.execute, _NAMES)),
             ("private data of refused transactions", partial(db.execute, _REFUSED)),
             ("private data of transactions to come", partial(db.execute, _TRANSIENT)),
             ("indexes of rich queries", partial(take_over, db)),
         ):
             try:
-                act()
-            except sqlite3.Error as error:  # it was damaged, or an earlier schema
+                with translated(path):
+                    act()
+            except LedgerError as error:  # it was damaged, or an earlier schema
                 if whole:
                     raise
-                found = translate(error, path)
-                _log.warning("not taken over", part=part, error=str(found))
+                _log.warning("not taken over", part=part, error=str(error))
         with suppress(sqlite3.Error):
             row = db.execute(_OLD_HEIGHT).fetchone()
             recorded = row and row[0]
         height = int(read_meta(db, path, "height"))
     db.execute("DETACH former")
     return height, recorded
+
+
+def _take_private(db: sqlite3.Connection, path: Path) -> None:
+    db.execute(_PRIVATE)
+    (lost,) = db.execute(_LOST).fetchone()
+    if lost:
+        raise corrupt(
+            path, f"values of private data that fit no hash in a block: {lost}"
+        )
+
+
+def _sha256(value: bytes | str) -> bytes | None:  # SQLite takes a text as a value, too
+    return sha256(value).digest() if isinstance(value, bytes) else None

@@ -1,8 +1,7 @@
 """Check, rebuild, copy and remove the ledgers of a home, without the node.
 
-A copy is taken by SQLite's backup API and is consistent also while the node runs. It has
-no keys, so it belongs to the home that made it, and what is loaded is checked before
-anything is replaced.
+A copy is consistent also if the node runs while SQLite's backup API takes it. It has no keys,
+so only the home that made it loads it, checked and made anew from its blocks.
 Source: docs/tasks/ledger.md
 """
 
@@ -25,7 +24,6 @@ from chaindock.errors import InvalidInput, LedgerError, NotFound, os_errors_as
 from chaindock.ids import ChannelId, require_channel
 from chaindock.ledger.database import (
     connect_reader,
-    connect_writer,
     corrupt,
     mark,
     remove_database,
@@ -60,12 +58,10 @@ def dump(home: Home, target: Path) -> dict[str, Any]:
         heights = {}
         for file in files:
             channel = require_channel(file.stem)
-            with closing(connect_reader(file, channel)) as ledger:
-                heights[channel] = _copy(ledger, folder / file.name)
+            heights[channel] = _copy(file, folder / file.name, channel)
         # After the ledgers: what was stopped holds for what the ledger defines.
         if home.desired.exists():
-            with closing(connect_reader(home.desired)) as targets:
-                _copy(targets, folder / _TARGETS)
+            _copy(home.desired, folder / _TARGETS)
         manifest = {"format": _FORMAT, "version": __version__, "ledgers": heights}
         (folder / _MANIFEST).write_text(json.dumps(manifest))
         names = {_MANIFEST: _MANIFEST, _TARGETS: _TARGETS}
@@ -100,8 +96,9 @@ def load(home: Home, source: Path) -> dict[str, Any]:
     ):
         folder = Path(scratch)
         manifest = _unpack(source, folder)
-        for channel in manifest["ledgers"]:
-            _check(home, folder / f"{channel}.db", channel)
+        for channel, height in manifest["ledgers"].items():
+            file = folder / f"{channel}.db"
+            _check(home, file, require_channel(channel), height)
         with TargetState(folder / _TARGETS):
             pass
         for channel in manifest["ledgers"]:
@@ -149,16 +146,13 @@ def _require_ledgers(home: Home) -> list[Path]:
     return files
 
 
-def _check_pages(db: sqlite3.Connection, path: Path) -> None:
-    (told,) = db.execute("PRAGMA integrity_check(1)").fetchone()
-    if told != "ok":
-        raise corrupt(path, str(told))
-
-
-def _copy(source: sqlite3.Connection, target: Path) -> int:
+def _copy(source: Path, target: Path, channel: ChannelId | None = None) -> int:
     """Copy a database as of now; return the height of a ledger, else 0."""
-    with closing(sqlite3.connect(target)) as new:
-        source.backup(new)
+    with (
+        closing(connect_reader(source, channel)) as old,
+        closing(sqlite3.connect(target)) as new,
+    ):
+        old.backup(new)
         new.execute("PRAGMA journal_mode=DELETE")  # one file, without a log beside it
         with suppress(sqlite3.OperationalError):
             row = new.execute("SELECT value FROM meta WHERE name='height'").fetchone()
@@ -221,19 +215,16 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> Non
             os.fsync(out.fileno())
 
 
-def _check(home: Home, path: Path, channel: str) -> None:
-    """Check a ledger: its schema and channel, every page, every block, whose it is."""
+def _check(home: Home, path: Path, channel: ChannelId, height: Any) -> None:
+    """Check each block of a ledger and whose it is; make the rest anew from the blocks."""
     try:
-        db, empty = connect_writer(path, require_channel(channel), None)
-        with closing(db):
-            if empty:
-                raise corrupt(path, "it is empty")
-            _check_pages(db, path)
-            verify_all(db, path)
+        found = rebuild_file(path, channel, whole=True)
+        if found != height:
+            raise corrupt(path, f"it has {found} blocks, expected {height}")
+        with closing(connect_reader(path, channel)) as db:
             sql = "SELECT block FROM blocks WHERE number=0"
             (stored,) = db.execute(sql).fetchone()
             genesis = read_block(db.execute, path, 0, stored)
-            db.execute("PRAGMA journal_mode=DELETE")
     except LedgerError as error:
         told = error.message.replace(str(path), channel)
         raise InvalidInput(
@@ -265,16 +256,16 @@ def verify(home: Home) -> dict[str, int]:
     Raises: NotFound: the home has no ledger. LedgerCorrupt: says what is damaged.
     LedgerError: a file cannot be read.
     """
-    return {
-        file.stem: _verify(file, require_channel(file.stem))
-        for file in _require_ledgers(home)
-    }
+    return {file.stem: _verify(file) for file in _require_ledgers(home)}
 
 
-def _verify(path: Path, channel: ChannelId) -> int:
+def _verify(path: Path) -> int:
+    channel = require_channel(path.stem)
     with translated(path), closing(connect_reader(path, channel)) as db:
         db.execute("BEGIN")  # one state, also while blocks are committed
-        _check_pages(db, path)
+        (told,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+        if told != "ok":
+            raise corrupt(path, str(told))
         return verify_all(db, path)
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from chaindock.errors import LedgerCorrupt, LedgerError
 from chaindock.ids import ChannelId, TxId
@@ -97,6 +98,21 @@ async def test_state_and_history_come_back_from_the_blocks(
         block = await commit(ledger, rwset({"a": (2, 0), "b": (2, 0), "c": None}))
         assert codes(block) == [VALID]
     assert b"gone" not in (tmp_path / "ledger.db").read_bytes()
+
+
+async def test_private_data_that_was_changed_is_not_taken_over(tmp_path: Path) -> None:
+    async with ledger_at(tmp_path) as ledger:
+        await fill(ledger)
+    tamper(tmp_path / "ledger.db", "UPDATE private SET plain=x'00' WHERE plain NOTNULL")
+    with capture_logs() as logs:
+        rebuild_file(tmp_path / "ledger.db", CHANNEL)
+    assert logs[0]["error"].endswith("private data that fit no hash in a block: 1")
+    async with ledger_at(tmp_path) as ledger:
+        assert state(ledger)["a"] == b"2"
+        with ledger.new_simulator(TxId("t")) as simulator:
+            assert simulator.get_private_hash("cc", "col", "p")
+            with pytest.raises(LedgerError, match="Private data version = <nil>"):
+                simulator.get_private("cc", "col", "p")
 
 
 async def test_pages_that_cannot_be_read_come_back(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from chaindock.ledger.ledger import Ledger
 from chaindock.node.copies import dump, load, reset, verify
 from chaindock.node.home import Home
 from support.ledgers.envelopes import CHANNEL, rwset
-from support.ledgers.ledger import commit, state
+from support.ledgers.ledger import commit, history, state
+from support.ledgers.private import digest, put, simulated, value
 
 
 class World:
@@ -154,9 +155,51 @@ def write(copy: Path, members: dict[str, bytes]) -> None:
 
 
 @pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE versions SET value=x'00'",
+        "UPDATE versions SET superseded=1",
+        "DELETE FROM versions WHERE key=x'6b'",
+        "DELETE FROM transactions",
+        "UPDATE private SET plain=NULL, name=NULL, value=x'00'",
+    ],
+)
+async def test_of_a_copy_the_blocks_count_and_not_a_state_that_was_changed(
+    world, tmp_path, statement
+):
+    async with world.ledger() as ledger:
+        await simulated(ledger, put("p", b"secret"))
+        before = state(ledger), history(ledger, "k"), digest(ledger, "p")
+    dump(world.home, tmp_path / "copy")
+    changed(tmp_path / "copy", statement)
+    load(world.home, tmp_path / "copy")
+    async with world.ledger() as ledger:
+        assert (state(ledger), history(ledger, "k"), digest(ledger, "p")) == before
+
+
+@pytest.mark.parametrize(
+    "change", ["plain=x'00'", "plain='secret'", "value=x'00'", "block=1"]
+)
+async def test_private_data_that_has_another_hash_than_in_its_block_is_refused(
+    world, tmp_path, change
+):
+    async with world.ledger() as ledger:
+        await simulated(ledger, put("p", b"secret"))
+    dump(world.home, tmp_path / "copy")
+    changed(tmp_path / "copy", f"UPDATE private SET {change}")
+    with pytest.raises(
+        InvalidInput, match="private data that fit no hash in a block: 1"
+    ):
+        load(world.home, tmp_path / "copy")
+    async with world.ledger() as ledger:
+        assert value(ledger, "p") == b"secret"
+
+
+@pytest.mark.parametrize(
     ("statement", "told"),
     [
         ("DELETE FROM blocks WHERE number=1", "block 1 is missing"),
+        ("DELETE FROM blocks WHERE number=2", "has 2 blocks, expected 3"),
         ("UPDATE blocks SET number=5 WHERE number=1", "block 1 is missing"),
         ("UPDATE blocks SET hash=x'00' WHERE number=0", "does not have the hash"),
         ("UPDATE blocks SET block=x'ff' WHERE number=1", "cannot be decoded"),
