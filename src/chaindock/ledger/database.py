@@ -22,7 +22,7 @@ from chaindock.ledger.mango import documents
 from chaindock.telemetry import get_logger
 
 _log = get_logger("ledger")
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 APPLICATION_ID = 0x43444C31
 """Marks the file as ours in its header ("CDL1")."""
 
@@ -88,8 +88,8 @@ PRIVATE_SINCE = 3
 _EARLIER_SCHEMAS = range(1, SCHEMA_VERSION)
 """Files of these are made anew from their blocks when they are opened.
 
-Version 4 kept hashes and ids more often, version 3 each value twice, version 2 state and
-history apart, version 1 those in WITHOUT ROWID tables.
+Version 5 removed hashes that had expired, version 4 kept hashes and ids more often, version
+3 each value twice, version 2 state and history apart, version 1 those in WITHOUT ROWID tables.
 """
 
 _HINTS = {

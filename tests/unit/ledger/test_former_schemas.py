@@ -34,7 +34,7 @@ def change(path: Path, sql: str, *values: object) -> None:
     db.close()
 
 
-@pytest.mark.parametrize("schema", [1, 2, 3, 4])
+@pytest.mark.parametrize("schema", [1, 2, 3, 4, 5])
 async def test_a_ledger_of_a_former_schema_is_taken_over_with_all_it_holds(
     tmp_path: Path, schema: int
 ) -> None:
@@ -58,7 +58,7 @@ async def test_a_ledger_of_a_former_schema_is_taken_over_with_all_it_holds(
             assert replay(ledger)[0] == state(ledger)
 
 
-@pytest.mark.parametrize("schema", [3, 4])
+@pytest.mark.parametrize("schema", [3, 4, 5])
 async def test_private_data_snapshots_and_limits_are_taken_over(
     tmp_path: Path, schema: int
 ) -> None:
@@ -93,6 +93,19 @@ async def test_private_data_snapshots_and_limits_are_taken_over(
         await ledger.revert("mine")
         assert ledger.height == 7
         assert get("col", "p") == b"secret"
+
+
+async def test_hashes_that_a_former_release_removed_come_back_for_a_revert(
+    tmp_path: Path,
+) -> None:
+    """Schema 5 removed the hash of private data that had expired."""
+    file = FORMER / "schema-5.db.gz"
+    (tmp_path / "ledger.db").write_bytes(gzip.decompress(file.read_bytes()))
+    async with ledger_at(tmp_path) as ledger:
+        await ledger.revert("mine")
+        with ledger.new_simulator(TxId("t")) as simulator:
+            found = simulator.get_private_hash("cc", "short", "q")
+        assert found == sha256(b"soon").digest()
 
 
 async def test_a_former_ledger_whose_private_data_is_damaged_stays_as_it_was(
