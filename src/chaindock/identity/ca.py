@@ -56,11 +56,6 @@ _TEN_YEARS: Final = dt.timedelta(days=3650)
 _DAY: Final = dt.timedelta(hours=24)
 """Life of a client certificate, and how far the clock of an engine's machine may be off."""
 _CLOCK_SKEW: Final = dt.timedelta(minutes=5)
-_PLACE: Final = (
-    (NameOID.COUNTRY_NAME, "US"),
-    (NameOID.STATE_OR_PROVINCE_NAME, "California"),
-    (NameOID.LOCALITY_NAME, "San Francisco"),
-)
 
 
 def new_key() -> EllipticCurvePrivateKey:
@@ -114,17 +109,17 @@ class CertificateAuthority:
         domain: str,
         *,
         tls: bool = False,
-        key: EllipticCurvePrivateKey | None = None,
+        former: CertificateAuthority | None = None,
     ) -> Self:
         """Return a new authority `ca.<domain>`, or `tlsca.<domain>`.
 
-        With the `key` of a former one, what that one issued stays valid.
+        What a `former` one issued stays valid: its name and key are used again.
         """
-        key = key or new_key()
-        common_name = f"{'tls' if tls else ''}ca.{domain}"
-        name = _name(
-            (NameOID.ORGANIZATION_NAME, domain), (NameOID.COMMON_NAME, common_name)
-        )
+        if former:
+            name, key = former.certificate.subject, former.key
+        else:
+            common_name = f"{'tls' if tls else ''}ca.{domain}"
+            name, key = _name((NameOID.COMMON_NAME, common_name)), new_key()
         ends = _BOTH_ENDS if tls else ()
         root = _certificate(
             (name, name), key.public_key(), key, ca=True, encipher=True, ends=ends
@@ -159,7 +154,8 @@ class CertificateAuthority:
         more: list[Extension] = []
         if attributes is not None:
             # Raw JSON, not wrapped in another ASN.1 string: so the shims read it.
-            raw = json.dumps({"attrs": dict(sorted(attributes.items()))}).encode()
+            attrs = dict(sorted(attributes.items()))
+            raw = json.dumps({"attrs": attrs}, separators=(",", ":")).encode()
             if len(raw) > _ATTRIBUTES_MAX:
                 raise InvalidInput(
                     f"the attributes of {common_name!r} take {len(raw)} bytes, the limit "
@@ -260,11 +256,7 @@ def _certificate(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - skew)
         .not_valid_after(now + lasts)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), False)
     )
-    if subject != issuer:
-        known = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
-        builder = builder.add_extension(known, False)
     usage = x509.KeyUsage(
         digital_signature=True,
         key_encipherment=encipher,
@@ -276,8 +268,12 @@ def _certificate(
         encipher_only=False,
         decipher_only=False,
     )
-    constraints = x509.BasicConstraints(ca=ca, path_length=None)
-    extensions: list[Extension] = [(constraints, True), (usage, True)]
+    above = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    own = x509.SubjectKeyIdentifier.from_public_key(key)
+    extensions: list[Extension] = [(own if ca else above, False), (usage, True)]
+    # What signs lies in each transaction, three times: it has nothing needless.
+    if ca or ends:
+        extensions.append((x509.BasicConstraints(ca=ca, path_length=None), True))
     if ends:
         extensions.append((x509.ExtendedKeyUsage(ends), False))
     if reached_at := list(map(_general, dict.fromkeys(hosts))):
@@ -292,13 +288,12 @@ def _certificate(
 
 
 def _name(*parts: tuple[x509.ObjectIdentifier, str]) -> x509.Name:
-    return x509.Name([x509.NameAttribute(oid, text) for oid, text in (*_PLACE, *parts)])
+    return x509.Name([x509.NameAttribute(oid, text) for oid, text in parts])
 
 
 def _serial_name() -> x509.Name:
     # Fabric's subjects hold nothing but this; it makes them differ.
-    number = str(secrets.randbits(128))
-    return x509.Name([x509.NameAttribute(NameOID.SERIAL_NUMBER, number)])
+    return _name((NameOID.SERIAL_NUMBER, str(secrets.randbits(128))))
 
 
 def _general(host: str) -> x509.GeneralName:

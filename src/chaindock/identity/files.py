@@ -119,7 +119,7 @@ class TlsFiles:
                 write_file(scratch / root.name, certificate_pem(self._ca.certificate))
         self._ca = CertificateAuthority(read_certificate(root), read_key(key))
         if _is_over(self._ca.certificate):
-            self._ca = CertificateAuthority.create(domain, tls=True, key=self._ca.key)
+            self._ca = CertificateAuthority.create(domain, tls=True, former=self._ca)
             replace_file(root, certificate_pem(self._ca.certificate))
         self.root_pem = certificate_pem(self._ca.certificate)
         """What a client of the organisation's peer trusts."""

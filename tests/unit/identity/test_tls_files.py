@@ -163,6 +163,27 @@ def test_a_home_from_before_gets_its_tls_and_keeps_its_identities(tmp_path):
     assert again.tls[0] != first.tls[0]
 
 
+def test_the_authorities_of_an_earlier_version_keep_their_longer_names(
+    tmp_path, monkeypatch
+):
+    place = ((x509.NameOID.COUNTRY_NAME, "US"), (x509.NameOID.LOCALITY_NAME, "Rome"))
+    short = authorities._name
+    with monkeypatch.context() as patch:
+        patch.setattr(authorities, "_name", lambda *parts: short(*place, *parts))
+        issued_long_ago(patch, 9.95)
+        first = opened(tmp_path)
+    again = opened(tmp_path)
+    user = x509.load_pem_x509_certificate(again.user("User1").certificate_pem)
+    assert user.issuer.rfc4514_string() == f"CN=ca.{DOMAIN},L=Rome,C=US"
+    assert user.subject.rfc4514_string() == f"CN=User1@{DOMAIN},OU=client"
+    assert again.msp.identify(again.user("User1").creator).role == "client"
+    root = x509.load_pem_x509_certificate(again.tls[0])
+    assert again.tls[0] != first.tls[0]
+    assert root.subject.rfc4514_string() == f"CN=tlsca.{DOMAIN},L=Rome,C=US"
+    folder = again.user_msp("User1").parent / "tls"
+    shake_hands(again, "localhost", client=folder)
+
+
 def test_what_is_no_user_gets_nothing(tmp_path):
     users = opened(tmp_path).path / "users"
     (users / "notes.txt").write_text("mine")
@@ -215,10 +236,12 @@ def test_a_root_that_is_replaced_still_vouches_for_what_it_issued(
         opened(tmp_path)
     first = opened(tmp_path)
     root = first.path / "tlsca" / f"tlsca.{DOMAIN}-cert.pem"
-    key = read_key(root.parent / "priv_sk")
+    made = authorities.CertificateAuthority(
+        read(root), read_key(root.parent / "priv_sk")
+    )
     with monkeypatch.context() as patch:
         issued_long_ago(patch, 10)
-        old = authorities.CertificateAuthority.create(DOMAIN, tls=True, key=key)
+        old = authorities.CertificateAuthority.create(DOMAIN, tls=True, former=made)
     root.write_bytes(authorities.certificate_pem(old.certificate))
     again = opened(tmp_path)
     assert again.tls[1:] == first.tls[1:]
