@@ -181,8 +181,9 @@ def _expected(hint: Any, syntax: Syntax) -> str:
     metas = [one for one in annotations if isinstance(one, Meta)]
     noun = next((one.title for one in metas if one.title), _NOUNS.get(bare, "a list"))
     for meta in reversed(metas):
+        most = "" if meta.le is None else f", {syntax.show(meta.le)} at most"
         if meta.gt is not None:
-            return f"{noun} above {syntax.show(meta.gt)}"
+            return f"{noun} above {syntax.show(meta.gt)}{most}"
         if meta.ge is not None:
-            return f"{noun}, {syntax.show(meta.ge)} or more"
+            return f"{noun}, {syntax.show(meta.ge)} or more{most}"
     return noun

@@ -41,7 +41,7 @@ class Syntax:
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60}
 _UNITS_S |= {"h": 3600, "d": 86_400}
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
-_SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,18})\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _SIZES = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1 << 40}
 _TRUE = frozenset({"true", "t", "1", "yes", "on"})
 _FALSE = frozenset({"false", "f", "0", "no", "off"})
@@ -60,7 +60,10 @@ def read_duration(value: Any, _base: Path | None = None) -> float:
     parts = _DURATION.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise WrongValueError("a duration with its unit, such as 30s, 1m30s or 250ms")
-    return sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+    found = sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+    if found > 2**63 / 1e9:  # nanoseconds, of which Go's durations hold no more
+        raise WrongValueError("a duration of at most 106751d")
+    return found
 
 
 def show_duration(value: float) -> str:
@@ -91,9 +94,10 @@ def floored(least_s: float, instead_s: float | None = None) -> Syntax:
 def read_size(value: Any, _base: Path) -> int:
     """Return the bytes of a size such as 64k, 100m or 2g."""
     found = _SIZE.fullmatch(str(value).strip())
-    if found is None:
+    size = int(found[1]) * _SIZES[found[2].lower()] if found else 1 << 63
+    if size >= 1 << 63:
         raise WrongValueError("a size in bytes, or such as 64k, 100m or 2g")
-    return int(found[1]) * _SIZES[found[2].lower()]
+    return size
 
 
 def show_size(value: int) -> str:
@@ -158,7 +162,7 @@ def _read_address(value: Any, base: Path) -> tuple[str, int] | None:
         return None
     host, colon, port = text.rpartition(":")
     inner = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    is_port = port.isascii() and port.isdigit() and int(port) <= 65_535
+    is_port = port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 65_536
     is_host = not set(inner) & set("[]/ ") and (":" not in inner or inner != host)
     if not (colon and is_host and is_port):
         raise WrongValueError("host:port, or nothing; port 0 = a free one")
@@ -223,8 +227,8 @@ SYNTAXES = {bool: BOOLEAN, Path: PATH, int: INTEGER, float: NUMBER}
 Seconds = Annotated[float, Meta(gt=0, title="a duration"), DURATION]
 SecondsOrNone = Annotated[float, Meta(ge=0, title="a duration"), DURATION]
 """0 has a meaning of its own."""
-Count = Annotated[int, Meta(gt=0)]
-Whole = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(gt=0, le=10**9)]
+Whole = Annotated[int, Meta(ge=0, le=10**9)]
 Number = Annotated[float, Meta(ge=0, le=1e9)]
 Bytes = Annotated[int, Meta(gt=0, title="a size"), SIZE]
 BytesOrNone = Annotated[int, Meta(ge=0, title="a size"), SIZE]
@@ -299,7 +303,7 @@ def _is_host_line(text: str) -> bool:
 Network = Annotated[str, Syntax(_read_network)]
 Variables = Annotated[Mapping[str, str], Syntax(_read_variables, ", ".join)]
 """Shown by their names: the values may be secrets."""
-User = Annotated[str, matching(r"\d+(:\d+)?", "numbers as uid or uid:gid")]
+User = Annotated[str, matching(r"\d{1,10}(:\d{1,10})?", "numbers as uid or uid:gid")]
 Memory = Annotated[BytesOrNone, Syntax(_read_memory, show_size)]
 Hosts = Annotated[
     tuple[str, ...],

@@ -31,7 +31,24 @@ def test_durations_are_those_of_go(text, seconds):
 
 
 @pytest.mark.parametrize(
-    "text", ["30", "", "s", "1 s", "-1s", "1s2", "1x", "1e3s", "1w"]
+    "text",
+    [
+        "30",
+        "",
+        "s",
+        "1 s",
+        "-1s",
+        "1s2",
+        "1x",
+        "1e3s",
+        "1w",
+        "nan",
+        "inf",
+        "infs",
+        "106752d",
+        "9" * 400 + "s",
+        "9" * 5000 + "d",
+    ],
 )
 def test_other_durations_are_refused(text):
     with pytest.raises(WrongValueError):
@@ -49,6 +66,12 @@ def test_shown_durations_read_back(milliseconds):
 )
 def test_sizes_are_powers_of_two(text, size, tmp_path):
     assert read_size(text, tmp_path) == size
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "1e3k", "8388608t", "9" * 5000])
+def test_other_sizes_are_refused(text, tmp_path):
+    with pytest.raises(WrongValueError):
+        read_size(text, tmp_path)
 
 
 @given(st.integers(0, 1 << 50))

@@ -14,6 +14,7 @@ import click
 
 from chaindock.cli import show
 from chaindock.cli.session import (
+    Seconds,
     Session,
     command,
     list_option,
@@ -70,7 +71,7 @@ def _call_options(function: Any) -> Any:
         click.option(
             "--timeout",
             "timeout_s",
-            type=click.FloatRange(min=0, min_open=True, max=86_400, max_open=True),
+            type=Seconds(min=0, min_open=True, max=86_400, max_open=True),
             metavar="SECONDS",
             help="Limit for the chaincode's answer.  [default: "
             "chaincode.executetimeout]",

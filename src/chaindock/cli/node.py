@@ -20,7 +20,7 @@ import click
 from chaindock.cli import show
 from chaindock.cli.nodelog import LOG_BYTES, LOG_NAME, NodeLog, open_log
 from chaindock.cli.ps import show_status
-from chaindock.cli.session import Session, command, config_option, pairs_option
+from chaindock.cli.session import Seconds, Session, command, config_option, pairs_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -237,7 +237,7 @@ def start_detached(
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0, max=86_400),
     default=60.0,
     show_default=True,
     metavar="SECONDS",

@@ -90,6 +90,19 @@ class Number(click.IntRange):
     name = "number"
 
 
+class Seconds(click.FloatRange):
+    """A number of seconds of a range, which `nan` is not."""
+
+    name = "number of seconds"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return the number. Raises: BadParameter."""
+        found = super().convert(value, param, ctx)
+        if found != found:  # noqa: PLR0124
+            self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
+        return found
+
+
 def limit_option(most: int) -> Callable[..., Any]:
     """Add --limit: how many rows of a list are shown, by default `most`."""
     return click.option(

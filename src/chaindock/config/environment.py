@@ -55,18 +55,18 @@ def resolve_home(
         ) from error
 
 
-def require_own(path: Path) -> None:
+def require_own(path: Path, *, but_folders: bool = False) -> None:
     """Refuse a file or directory that others can change or replace, as ssh does.
 
     It, all directories above and all links on the way must belong to the user or to
     root, and only the owner may write them. One above may be sticky, or be written by the
     owner's group of the same name, which holds the owner alone (umask 002). What does not
-    exist is passed over.
+    exist is passed over, and with `but_folders` a directory.
 
     Raises: ConfigInvalid, with the command that corrects it.
     """
     places = list(dict.fromkeys(_on_the_way(path)))
-    for place in reversed(places):
+    for place in () if but_folders and places[-1].is_dir() else reversed(places):
         try:
             about = place.lstat()
         except (FileNotFoundError, NotADirectoryError):

@@ -86,8 +86,8 @@ def load(
             value = look_up(config, given.key.path)
             for path in value if isinstance(value, tuple) else (value,):
                 # Others must not change keys and certificates.
-                if isinstance(path, Path) and not path.is_dir():
-                    require_own(path)
+                if isinstance(path, Path):
+                    require_own(path, but_folders=True)
             origins |= {one.path: given.origin for one in given.key.targets}
     require_own(config.process.cache_root)
     _check_ca(config, origins)

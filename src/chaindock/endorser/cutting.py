@@ -46,7 +46,7 @@ def read_mode(value: Any, base: Path | None = None) -> tuple[str, float]:
         if seconds > 0:
             return kind, seconds
     if kind == "size" and number.isascii() and number.isdigit():
-        if 1 <= int(number) <= _MOST:
+        if len(number) < 5 and 1 <= int(number) <= _MOST:
             return kind, float(number)
         raise WrongValueError(f"size=N with N from 1 to {_MOST}")
     raise WrongValueError(_EXPECTED)

@@ -266,5 +266,5 @@ def number_of(request: web.Request, name: str, default: int) -> int:
 
 def _digits(what: str, text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS:
-        raise InvalidInput(f"{what} {text!r}: expected a number")
+        raise InvalidInput(f"{what} {text!r}: expected a number below 10^18")
     return int(text)

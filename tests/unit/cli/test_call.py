@@ -247,3 +247,12 @@ def test_words_of_the_peer_command_get_the_form_of_this_one(run, basic, verb):
     assert result.exit_code == 2
     assert f"chaindock {verb} NAME FUNCTION ARGS... [--channel NAME]" in result.stderr
     assert "put -- before" not in result.stderr
+
+
+@pytest.mark.parametrize("value", ["nan", "+NaN", "inf", "1e999", "-1", "1m", ""])
+@pytest.mark.parametrize("words", [("query", "cc", "f"), ("down",)])
+def test_a_time_limit_is_a_number_of_seconds(run, words, value):
+    result = run(*words, "--timeout", value)
+    assert result.exit_code == 2
+    assert "Invalid value for '--timeout': " in result.stderr
+    assert "number of seconds" in result.stderr or "in the range" in result.stderr

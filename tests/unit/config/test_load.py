@@ -169,14 +169,25 @@ def test_empty_file_is_fine(tmp_path):
         ("chaindock.channel", "My Channel", "a lower-case letter"),
         ("chaindock.docker.pull", "often", "one of missing, never, always"),
         ("peer.chaincodeListenAddress", "0.0.0.0:port", "host:port"),
+        ("peer.chaincodeListenAddress", "0.0.0.0:" + "9" * 5000, "host:port"),
+        ("chaindock.output.keep", "9" * 30, "above 0, 1000000000 at most"),
+        ("chaindock.launch.retries", "nan", "a whole number"),
+        ("chaindock.block.mode", "size=" + "9" * 5000, "N from 1 to 5000"),
+        ("chaindock.block.mode", "interval=" + "9" * 400 + "s", "at most 106751d"),
     ],
 )
 def test_wrong_value_says_what_was_expected(tmp_path, key, value, expected):
     with pytest.raises(ConfigInvalid) as caught:
         load(tmp_path, {key: value}, env={})
     assert expected in caught.value.message
-    assert repr(value) in caught.value.message
+    assert repr(value)[:20] in caught.value.message
     assert caught.value.key == key
+
+
+def test_a_path_that_is_no_path_is_refused(tmp_path):
+    """As when the certificate itself was written in the place of its file."""
+    with pytest.raises(ConfigInvalid, match="cannot be read: File name too long"):
+        load(tmp_path, {"operations.tls.cert.file": PEM * 10}, env={})
 
 
 def test_relative_paths_start_at_the_file_that_has_them(tmp_path, monkeypatch):
