@@ -133,6 +133,7 @@ class ShimSuite:
             await world.value("put", f"big{number:02}", "x" * 500_000, commit=True)
         assert len(await world.json("range", "big", "bih")) == 12
 
+    @pytest.mark.statement(22, by="go node python")
     async def test_a_killed_chaincode_is_launched_again(self, world: ShimWorld) -> None:
         await world.custodian.launch(CCID)
         call = asyncio.get_running_loop().create_task(world.call("slow", "20000"))

@@ -21,7 +21,7 @@ Kind = shim.ChaincodeMessage
 OTHER = "elsewhere"
 
 
-@pytest.mark.statement(77)
+@pytest.mark.statement(77, 83)
 @pytest.mark.statement(18, of="client")
 async def test_what_a_callee_writes_there_has_no_effect(endorsing: EndorsingNode):
     async with endorsing.beside(OTHER) as other:
@@ -61,7 +61,7 @@ async def test_what_a_callee_writes_there_has_no_effect(endorsing: EndorsingNode
             assert simulator.get_state("b", "k") == b"there"
 
 
-@pytest.mark.statement(81)
+@pytest.mark.statement(82)
 async def test_a_chaincode_may_call_itself_there(endorsing: EndorsingNode):
     async with endorsing.beside(OTHER) as other:
         a = await endorsing.chaincode("a")
@@ -94,7 +94,7 @@ async def test_one_that_takes_one_call_at_a_time_is_told_so(endorsing: Endorsing
         await call
 
 
-@pytest.mark.statement(82)
+@pytest.mark.statement(81)
 async def test_what_is_not_there(endorsing: EndorsingNode):
     async with endorsing.beside(OTHER):
         a = await endorsing.chaincode("a")

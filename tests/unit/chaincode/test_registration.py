@@ -36,6 +36,7 @@ async def test_ready_announces_what_is_configured(node: StreamNode):
     assert ready.payload == bytes.fromhex("080110e807180120e807")
 
 
+@pytest.mark.statement(3)
 async def test_ready_is_empty_when_nothing_is_on():
     node = StreamNode(
         use_write_batch=False,
