@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -126,32 +127,24 @@ def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         setattr(ctx.ensure_object(Session), str(param.name), value)
 
 
-home_option = click.option(
+# Their values belong to the session; a command's function does not get them.
+_own_option = partial(click.option, expose_value=False, is_eager=True, callback=_keep)
+home_option = _own_option(
     "--home",
     "home_flag",
     metavar="DIR",
-    expose_value=False,
-    is_eager=True,
-    callback=_keep,
     type=click.Path(),
     help="The node's directory.  [env: CHAINDOCK_HOME; default: ~/.chaindock]",
 )
-config_option = click.option(
+config_option = _own_option(
     "--config",
     "config_flag",
     metavar="DIR",
-    expose_value=False,
-    callback=_keep,
     type=click.Path(),
     help="Read the core.yaml of this directory, not that of the home.",
 )
-json_option = click.option(
-    "--json",
-    is_flag=True,
-    expose_value=False,
-    is_eager=True,
-    callback=_keep,
-    help="Print data, and errors, as JSON on standard output.",
+json_option = _own_option(
+    "--json", is_flag=True, help="Print data, and errors, as JSON on standard output."
 )
 
 
@@ -174,13 +167,10 @@ complete_channels = completing(
     lambda client: client.get("channels", timeout_s=0.5)["channels"]
 )
 _complete_names = completing(lambda client: client.ps(timeout_s=0.5))
-_channel_option = click.option(
+_channel_option = _own_option(
     "-C",
     "--channel",
     metavar="NAME",
-    expose_value=False,
-    is_eager=True,
-    callback=_keep,
     shell_complete=complete_channels,
     help="The channel.  [default: the node's first]",
 )

@@ -35,7 +35,6 @@ from chaindock.ids import TxId
 from chaindock.ledger.blocks import header_der
 from chaindock.ledger.ledger import TxLocation
 from chaindock.ledger.reader import View
-from chaindock.ledger.simulator import Simulator
 from chaindock.lifecycle.contract import failed, succeeded
 
 _WITHOUT_ARGUMENT: Final = frozenset({"GetChannels", "JoinBySnapshotStatus"})
@@ -61,11 +60,7 @@ class ConfigurationChaincode:
         self._channels, self._orderer = channels, orderer
 
     async def execute(
-        self,
-        _simulator: Simulator | None,
-        args: Sequence[bytes],
-        identity: Identity,
-        mspid: str,
+        self, _simulator: object, args: Sequence[bytes], identity: Identity, mspid: str
     ) -> Response:
         """Return the answer to a call; as `SystemChaincode.execute`."""
         function = args[0].decode(errors="replace") if args else ""
@@ -185,11 +180,7 @@ class QueryChaincode:
         self._channels = channels
 
     async def execute(
-        self,
-        _simulator: Simulator | None,
-        args: Sequence[bytes],
-        identity: Identity,
-        mspid: str,
+        self, _simulator: object, args: Sequence[bytes], identity: Identity, mspid: str
     ) -> Response:
         """Return the answer to a call; as `SystemChaincode.execute`."""
         if len(args) < 2:
