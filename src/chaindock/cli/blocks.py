@@ -33,7 +33,9 @@ def tx() -> None:
 
 
 @block_command("chaindock block ls", "chaindock block ls --limit 5 --before 100")
-@click.option("--before", type=Number(min=0), metavar="N", help="Blocks below N.")
+@click.option(
+    "--before", type=Number(min=0), metavar="N", help="Only blocks below number N."
+)
 @limit_option(20)
 def block_ls(session: Session, before: int | None, limit: int) -> None:
     """List the blocks, the newest first."""
@@ -51,7 +53,7 @@ def block_ls(session: Session, before: int | None, limit: int) -> None:
 @block_command("chaindock block show 7", "chaindock block show 7 --json")
 @click.argument("number", type=Number(min=0))
 def block_show(session: Session, number: int) -> None:
-    """Show a block: hashes, and its transactions and how they ended.
+    """Show a block: its hashes, and its transactions and how they ended.
 
     With --json also what each transaction read and wrote.
     """
@@ -85,9 +87,10 @@ def block_show(session: Session, number: int) -> None:
 
 @block_command("chaindock block cut")
 def block_cut(session: Session) -> None:
-    """Put the transactions that wait into a block, or several if they are too many.
+    """Put the transactions that wait into a block.
 
-    The mode of cutting blocks is set by `chaindock up --block MODE`.
+    Too many for one block get several. `chaindock up --block MODE` sets when the node
+    makes blocks by itself.
     """
     found = session.client().post("blocks", "cut")
     if session.emits(found):
@@ -111,11 +114,11 @@ def _code(one: Mapping[str, Any]) -> str:
 )
 @click.argument("id_", metavar="ID")
 def tx_show(session: Session, id_: str) -> None:
-    """Show a transaction: what it asked, read, wrote, answered, and how it ended.
+    """Show a transaction: what it did, and how it ended.
 
     ID may be the first digits of the id. For a conflict the text says which key had
-    changed since the transaction read it, and which transaction had changed it; for a
-    policy that is not satisfied, which one, and who has endorsed.
+    changed since the transaction read it, and which transaction had changed it. For a
+    policy that is not satisfied, it names the policy, and who has endorsed.
     """
     if not id_.strip():
         raise click.UsageError("the id is empty: expected an id, or its first digits")

@@ -73,8 +73,8 @@ def _call_options(function: Any) -> Any:
             "timeout_s",
             type=Seconds(min=0, min_open=True, max=86_400, max_open=True),
             metavar="SECONDS",
-            help="Limit for the chaincode's answer.  [default: "
-            "chaincode.executetimeout]",
+            help="Longest time until the chaincode answers.  [default: the setting "
+            "chaincode.executetimeout, which is 30s at first]",
         ),
         pairs_option(
             "--attr",
@@ -87,19 +87,19 @@ def _call_options(function: Any) -> Any:
             default="User1",
             show_default=True,
             metavar="USER",
-            help="Identity that signs; created on first use.",
+            help="User who signs; created on first use.",
         ),
         click.option(
             "--org",
             metavar="MSPID",
-            help="Organisation of that identity.  [default: the node's first]",
+            help="Organisation of the user who signs.  [default: the node's first]",
         ),
         click.option(
             "--check-determinism",
             "compares",
             is_flag=True,
             help="First run the proposal 5 times, which takes 1.2 s and more, and once in "
-            "another time zone and locale, for which the chaincode is restarted; if the "
+            "another time zone and locale, for which the chaincode is restarted. If the "
             "results differ, show what differs and submit nothing.",
         ),
         pairs_option(
@@ -129,7 +129,9 @@ def _call_options(function: Any) -> Any:
     text="Organisations whose peers endorse; repeatable.  [default: those that the "
     "policies need]",
 )
-@click.option("--init", "is_init", is_flag=True, help="Call Init of the chaincode.")
+@click.option(
+    "--init", "is_init", is_flag=True, help="The call initialises the chaincode (Init)."
+)
 def invoke(session: Session, **given: Any) -> int:
     """Submit a transaction.
 

@@ -63,7 +63,7 @@ def _write_options(function: Any) -> Any:
     cls=CallCommand,
 )
 @name_argument()
-@key_words
+@key_words("KEY [VALUE]")
 @_write_options
 @click.option(
     "--file",
@@ -83,8 +83,8 @@ def state_put(
 ) -> None:
     """Write a key of a chaincode.
 
-    The last word is the value, unless --file gives the value. The chaincode NAME must be
-    deployed; its program does not run. An admin signs the transaction.
+    VALUE is the last word; --file replaces it. The chaincode NAME must be deployed; its
+    program does not run. An admin signs the transaction.
     """
     if source is None:
         *words, text = words

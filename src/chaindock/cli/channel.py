@@ -28,8 +28,8 @@ def channel() -> None:
     "--capability",
     default="V2_5",
     show_default=True,
-    help="Of its application: V2_0 or V2_5, as in the network where your contracts go. "
-    "With V2_0 a contract cannot purge private data.",
+    help="Application capability: V2_0 or V2_5, as in the network where your contracts "
+    "will run. With V2_0 a contract cannot purge private data.",
 )
 def channel_create(
     session: Session, name: str, mspids: tuple[str, ...], capability: str
@@ -50,7 +50,10 @@ def channel_create(
 
 @command("chaindock channel ls", "chaindock channel ls --json", group=channel)
 def channel_ls(session: Session) -> None:
-    """List the channels; the first one is meant when --channel is not given."""
+    """List the channels.
+
+    Commands without --channel mean the first one.
+    """
     session.shows(
         session.client().get("channels")["channels"],
         CHANNEL=lambda one: one["name"],
@@ -89,7 +92,7 @@ def org_add(session: Session, name: str) -> None:
 
     Makes a CA, a peer, an admin and an MSP named NAME with `MSP` behind it, unless the
     node has them already, and commits a configuration block that contains it. From then
-    on a majority of the organisations counts it: two of two, two of three.
+    on it counts for policies that need a majority: two of two, two of three.
     """
     made = session.client().post("organizations", name=name)
     text = f"organisation {made['mspid']} is a member since block {made['block']}"

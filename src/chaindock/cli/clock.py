@@ -14,7 +14,7 @@ from chaindock.cli.session import Session, command
 
 @click.group()
 def time() -> None:
-    """Change the time of calls."""
+    """Show and change the time that contracts see."""
 
 
 @command("chaindock time show", group=time)
@@ -56,7 +56,10 @@ def time_set(session: Session, when: str) -> None:
 )
 @click.argument("duration")
 def time_advance(session: Session, duration: str) -> None:
-    """Move the time of calls forward, by a DURATION such as 90s, 2h or 30d."""
+    """Move the time of calls forward.
+
+    DURATION is such as 90s, 2h, 1h30m or 30d.
+    """
     from chaindock.values import WrongValueError, read_duration
 
     if duration.startswith("-"):

@@ -32,7 +32,7 @@ def _user_option(user: str) -> Callable[..., Any]:
         default=user,
         show_default=True,
         metavar="USER",
-        help="Identity; created on first use.",
+        help="User; created on first use.",
     )
 
 

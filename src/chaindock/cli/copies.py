@@ -67,7 +67,7 @@ def snapshot(
 def revert(session: Session, name: str) -> None:
     """Go back to a snapshot.
 
-    Later blocks, and all that they changed, are gone; so are later snapshots.
+    Without NAME that is the newest one. Later blocks, and all that they changed, are gone; so are later snapshots.
     Chaincode keeps running. Transactions that wait for a block are refused. If a
     chaincode was deployed since the snapshot, the revert is refused: `dump` and `load`
     bring back deployments, too.
@@ -140,9 +140,10 @@ def ledger() -> None:
 
 @command("chaindock ledger verify", group=ledger)
 def ledger_verify(session: Session) -> None:
-    """Check every page of the ledger, every block and the chain of their hashes.
+    """Check the ledger for damage.
 
-    The node may run meanwhile. It checks its blocks by itself after each start.
+    Checks every page of the file, every block and the chain of their hashes. The node may
+    run meanwhile. It checks its blocks by itself after each start.
     """
     from chaindock.node.copies import verify
     from chaindock.node.home import Home

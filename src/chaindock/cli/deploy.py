@@ -38,20 +38,22 @@ if TYPE_CHECKING:
 @click.argument(
     "source", metavar="[DIR|PACKAGE]", type=click.Path(path_type=Path), required=False
 )
-@click.option("--name", help="Name of the chaincode.  [default: the label's name]")
+@click.option("--name", help="Name of the chaincode.  [default: that in the label]")
 @click.option(
     "--label",
-    help="Label of the package that is made of DIR.  [default: NAME_VERSION; "
-    "if not given, the directory's name and 1.0]",
+    help="Label of the package that is made of DIR.  [default: NAME_VERSION, where the "
+    "directory's name and 1.0 stand for what is not given]",
 )
 @click.option("--version", help="Version of the definition.  [default: SEQUENCE.0]")
 @click.option(
     "--backend",
     default="auto",
     show_default=True,
-    help="Back end: auto, docker or process.",
+    help="Where it runs: docker (in containers), process (as local processes) or auto.",
 )
-@click.option("--init-required", is_flag=True, help="Callers must invoke --init first.")
+@click.option(
+    "--init-required", is_flag=True, help="The first call must be `invoke --init`."
+)
 @click.option(
     "--signature-policy",
     metavar="POLICY",
@@ -67,7 +69,8 @@ if TYPE_CHECKING:
     "--collections-config",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Private data collections, as JSON for the peer CLI.  [default: as before]",
+    help="Private data collections: a JSON file as for the `peer` command.  "
+    "[default: as before]",
 )
 @click.option(
     "--dev",

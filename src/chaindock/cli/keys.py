@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -97,22 +97,19 @@ def key_argument(function: Any) -> Any:
     ) -> Any:
         return function(*args, key=key_of(words, is_composite=is_composite), **given)
 
-    return key_words(with_key)
+    return key_words("KEY")(with_key)
 
 
-def key_words(function: Any) -> Any:
+def key_words(metavar: str) -> Callable[[Any], Any]:
     """Add KEY, or TYPE ATTR… with --composite, for `key_of`."""
-    for add in (
-        click.option(
-            "--composite",
-            "is_composite",
-            is_flag=True,
-            help="KEY is a composite one, given as TYPE and its attributes.",
-        ),
-        click.argument("words", metavar="KEY", nargs=-1, required=True),
-    ):
-        function = add(function)
-    return function
+    option = click.option(
+        "--composite",
+        "is_composite",
+        is_flag=True,
+        help="KEY is a composite one, given as TYPE and its attributes.",
+    )
+    words = click.argument("words", metavar=metavar, nargs=-1, required=True)
+    return lambda function: words(option(function))
 
 
 def key_of(words: Sequence[str], *, is_composite: bool) -> str:

@@ -56,7 +56,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "block": ("blocks", "Look at blocks, and cut them."),
         "tx": ("blocks", "Look at a transaction."),
         "events": ("blocks", "Show the events of chaincodes."),
-        "time": ("clock", "Change the time of calls."),
+        "time": ("clock", "Show and change the time that contracts see."),
         "snapshot": (
             "copies",
             "Give the state of the ledger a name, to go back to it.",

@@ -45,14 +45,19 @@ KILLED_S = 10.0
 @click.option(
     "--block",
     metavar="MODE",
-    help="When a block is cut: auto, interval=1s, size=N or manual.",
+    help="When transactions that wait become a block: auto (at once), interval=1s, size=N "
+    "(transactions) or manual.  [default: auto]",
 )
-@click.option("--backend", help="Back end of chaincode: auto, docker or process.")
+@click.option(
+    "--backend",
+    help="Where chaincode runs: docker (in containers), process (as local processes) or "
+    "auto.  [default: auto]",
+)
 @click.option(
     "--ca",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Extra CA certificates for builds, PEM.",
+    help="PEM file of more CA certificates that builds trust.",
 )
 @pairs_option(
     "--set",

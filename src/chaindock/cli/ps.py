@@ -32,14 +32,14 @@ _LOG_KEYS = ("time", "stream", "tx", "line")
     "chaindock ps",
     "chaindock ps --calls         # calls that are not answered yet",
     of_channel=True,
+    channel_help="Only chaincodes of this channel.  [default: of all]",
 )
 @click.option("--calls", is_flag=True, help="List the open calls of each chaincode.")
 def ps(session: Session, *, calls: bool) -> None:
     """List the deployed chaincodes.
 
-    Lists those of all channels, or of the channel that --channel names. NAME@MSPID is
-    the process or container that serves the peer of another organisation than the
-    node's first one; the first call of that peer starts it.
+    NAME@MSPID is the process or container that serves the peer of another organisation
+    than the node's first one; the first call of that peer starts it.
     """
     found = session.client().ps()
     if session.emits(found):
@@ -236,9 +236,9 @@ def _show_line(event: Mapping[str, Any], *, timestamps: bool, as_json: bool) -> 
 def logspec(session: Session, spec: str | None) -> None:
     """Show or change which lines the node logs.
 
-    A change lasts until the node stops. SPEC is the level of all components, then those
-    of single components, which hold for all below these too. Levels: fatal, panic,
-    error, warning, info, debug.
+    A change lasts until the node stops. SPEC is the level of all components, then levels
+    of single components; each also holds for the components below its own. Levels: fatal,
+    panic, error, warning, info, debug.
     """
     client = session.client()
     found = client.put("logspec", spec=spec) if spec else client.get("logspec")

@@ -112,7 +112,7 @@ def limit_option(most: int) -> Callable[..., Any]:
         default=most,
         show_default=True,
         metavar="N",
-        help="Show at most N.",
+        help="Show at most N rows.",
     )
 
 
@@ -167,12 +167,8 @@ complete_channels = completing(
     lambda client: client.get("channels", timeout_s=0.5)["channels"]
 )
 _complete_names = completing(lambda client: client.ps(timeout_s=0.5))
-_channel_option = _own_option(
-    "-C",
-    "--channel",
-    metavar="NAME",
-    shell_complete=complete_channels,
-    help="The channel.  [default: the node's first]",
+_channel_option = partial(
+    _own_option, "-C", "--channel", metavar="NAME", shell_complete=complete_channels
 )
 
 
@@ -181,11 +177,12 @@ def command(
     cls: type[click.Command] = click.Command,
     group: click.Group | None = None,
     of_channel: bool = False,
+    channel_help: str = "The channel.  [default: the node's first]",
 ) -> Callable[[Callable[..., Any]], click.Command]:
     """Make a command with --json, --home and examples of a function of a Session.
 
     `group`: the command belongs to it, and its function's name begins with its name.
-    `of_channel`: it has --channel.
+    `of_channel`: it has --channel, with `channel_help`.
     """
     epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
 
@@ -197,7 +194,7 @@ def command(
         made = click.command(name, cls, epilog=epilog)(pass_session(function))
         made = home_option(json_option(made))
         if of_channel:
-            made = _channel_option(made)
+            made = _channel_option(help=channel_help)(made)
         if group is not None:
             group.add_command(made)
         return made

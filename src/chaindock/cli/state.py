@@ -24,7 +24,7 @@ collection_option = click.option(
     "--collection",
     default="",
     metavar="NAME",
-    help="A collection of private data, in place of the public state.",
+    help="Name of a collection of private data.  [default: the public state]",
 )
 
 

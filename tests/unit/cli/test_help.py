@@ -79,6 +79,24 @@ def test_command_says_in_the_list_what_its_own_help_says(name):
     assert (command.help or "").splitlines()[0] == COMMANDS[name][1]
 
 
+@pytest.mark.parametrize("name", sorted({words[0] for words in LEAVES if words[1:]}))
+def test_a_group_tells_of_each_command_a_whole_sentence(run, name):
+    assert "..." not in run(name, "--help").stdout.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("ps",), "Only chaincodes of this channel. [default: of all]"),
+        (("state", "put"), "NAME KEY [VALUE]"),
+        (("query",), "chaincode.executetimeout, which is 30s at first]"),
+        (("up",), "size=N (transactions) or manual. [default: auto]"),
+    ],
+)
+def test_help_names_defaults_and_values(run, words, told):
+    assert told in " ".join(run(*words, "--help").stdout.split())
+
+
 def leaf(words: tuple[str, ...]) -> click.Command:
     command: click.Command = root
     for word in words:
