@@ -74,40 +74,36 @@ def get_state(call: Call, request: shim.GetState, _options: StreamOptions) -> by
 
 def put_state(call: Call, request: shim.PutState, _options: StreamOptions) -> bytes:
     """Write a value; an empty one deletes."""
-    _put(call, request.collection, request.key, request.value)
-    return b""
+    return _put(call, request, request.value)
 
 
 def del_state(call: Call, request: shim.DelState, _options: StreamOptions) -> bytes:
     """Delete a key, which may be absent."""
-    _put(call, request.collection, request.key, b"")
-    return b""
+    return _put(call, request, b"")
 
 
-def _put(call: Call, collection: str, key: str, value: bytes) -> None:
-    invocation = call.invocation
+def _put(call: Call, request: shim.PutState | shim.DelState, value: bytes) -> bytes:
+    invocation, collection = call.invocation, request.collection
+    ns, simulator = invocation.namespace, invocation.simulator
     if collection:
         invocation.require(collection, write=True)
-        invocation.simulator.put_private(invocation.namespace, collection, key, value)
+        simulator.put_private(ns, collection, request.key, value)
     else:
-        invocation.simulator.put_state(invocation.namespace, key, value)
+        simulator.put_state(ns, request.key, value)
+    return b""
 
 
 def purge_private_data(
     call: Call, request: shim.DelState, _options: StreamOptions
 ) -> bytes:
     """Delete a private value and all its earlier versions."""
-    _purge(call, request.collection, request.key)
-    return b""
-
-
-def _purge(call: Call, collection: str, key: str) -> None:
     require_enabled(call, *_PURGE)
+    invocation, collection = call.invocation, request.collection
     if not collection:
         raise InvalidInput(_ONLY_PRIVATE)
-    invocation = call.invocation
     invocation.require(collection, write=True)
-    invocation.simulator.purge_private(invocation.namespace, collection, key)
+    invocation.simulator.purge_private(invocation.namespace, collection, request.key)
+    return b""
 
 
 def require_enabled(call: Call, what: str, least: str) -> None:
@@ -149,13 +145,6 @@ def put_state_metadata(
     call: Call, request: shim.PutStateMetadata, _options: StreamOptions
 ) -> bytes:
     """Replace all metadata of a key by one entry."""
-    _put_metadata(call, request)
-    return b""
-
-
-def _put_metadata(
-    call: Call, request: shim.PutStateMetadata | shim.WriteRecord
-) -> None:
     require_enabled(call, *METADATA)
     if not request.HasField("metadata"):
         raise ChaindockError(PANIC)
@@ -165,6 +154,7 @@ def _put_metadata(
     entry = {request.metadata.metakey: request.metadata.value}
     ns, simulator = invocation.namespace, invocation.simulator
     simulator.put_metadata(ns, request.key, entry, collection)
+    return b""
 
 
 # --- several at a time ----------------------------------------------------------------
@@ -201,22 +191,24 @@ def get_state_multiple(
     return parts  # of a GetStateMultipleResult
 
 
+_OF_RECORDS: Final = {
+    shim.WriteRecord.PUT_STATE: put_state,
+    shim.WriteRecord.DEL_STATE: del_state,
+    shim.WriteRecord.PUT_STATE_METADATA: put_state_metadata,
+    shim.WriteRecord.PURGE_PRIVATE_DATA: purge_private_data,
+}
+"""A record has the fields of the request of its kind, and more."""
+
+
 def write_batch(
     call: Call, request: shim.WriteBatchState, options: StreamOptions
 ) -> Steps:
     """Apply records in their order; the first that fails ends it, earlier ones stay."""
     _require_few(len(request.rec), options.max_size_write_batch, "records")
     for number, record in enumerate(request.rec, 1):
-        if record.type == shim.WriteRecord.PUT_STATE:
-            _put(call, record.collection, record.key, record.value)
-        elif record.type == shim.WriteRecord.DEL_STATE:
-            _put(call, record.collection, record.key, b"")
-        elif record.type == shim.WriteRecord.PUT_STATE_METADATA:
-            _put_metadata(call, record)
-        elif record.type == shim.WriteRecord.PURGE_PRIVATE_DATA:
-            _purge(call, record.collection, record.key)
-        else:
+        if record.type not in _OF_RECORDS:
             raise InvalidInput("unknown operation type")
+        _OF_RECORDS[record.type](call, record, options)
         if number % SLICE == 0:
             yield None
     return b""
