@@ -8,6 +8,7 @@ Source: docs/fabric/shim-protocol.md#states
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
@@ -18,24 +19,20 @@ from google.protobuf.message import DecodeError
 
 from chaindock.aio import Latch, Tasks
 from chaindock.chaincode.calls import Calls
-from chaindock.chaincode.outbox import Outbox
+from chaindock.chaincode.options import StreamOptions
+from chaindock.chaincode.outbox import Outbox, Rest
 from chaindock.chaincode.requests import REQUESTS, kind_of
 from chaindock.chaincode.wire import LARGE
-from chaindock.container.attempt import Phase
+from chaindock.container.attempt import Attempt, Phase
+from chaindock.container.contracts import Exit
 from chaindock.errors import RegistrationRefused
+from chaindock.ids import Ccid
 from chaindock.rpc.status import Status
+from chaindock.rpc.stream import Stream
 from chaindock.telemetry import bind, get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
-    from chaindock.chaincode.options import StreamOptions
-    from chaindock.chaincode.outbox import Rest
     from chaindock.chaincode.registry import HandlerRegistry
-    from chaindock.container.attempt import Attempt
-    from chaindock.container.contracts import Exit
-    from chaindock.ids import Ccid
-    from chaindock.rpc.stream import Stream
 
 Kind: Final = shim.ChaincodeMessage
 FINAL: Final = frozenset({Kind.COMPLETED, Kind.ERROR})

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial, partialmethod
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from fabric_protos.common import common_pb2
 from fabric_protos.peer import chaincode_pb2, proposal_pb2, proposal_response_pb2
@@ -25,28 +26,21 @@ from chaindock.chaincode.invocation import ERROR_STATUS
 from chaindock.chaincode.wire import LARGE
 from chaindock.endorser.checks import Proposal, new_header, parse_proposal
 from chaindock.endorser.determinism import Difference, differences, parts
+from chaindock.endorser.endorser import Endorser
+from chaindock.endorser.orderer import Orderer
 from chaindock.endorser.waiting import reverted
 from chaindock.errors import ChaindockError, ExecuteFailed, TransactionInvalid
-from chaindock.ids import ChannelId, TxId
+from chaindock.identity.msp import SigningIdentity
+from chaindock.ids import Ccid, ChannelId, TxId
 from chaindock.ledger.budget import Held
 from chaindock.ledger.encoding import field as encoded
 from chaindock.ledger.encoding import part
+from chaindock.ledger.ledger import Ledger, TxLocation
 from chaindock.ledger.transaction import code_name
 from chaindock.lifecycle.approvals import Approvals, source_of
-from chaindock.lifecycle.definitions import NAMESPACE
+from chaindock.lifecycle.definitions import NAMESPACE, Definition
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
-
-    from chaindock.endorser.endorser import Endorser
-    from chaindock.endorser.orderer import Orderer
-    from chaindock.identity.msp import SigningIdentity
-    from chaindock.ids import Ccid
-    from chaindock.ledger.ledger import Ledger, TxLocation
-    from chaindock.lifecycle.definitions import Definition
-
-    Explain = Callable[[bytes, TxLocation], Awaitable[Mapping[str, Any]]]
+Explain = Callable[[bytes, TxLocation], Awaitable[Mapping[str, Any]]]
 
 _LOWEST_STATUS: Final = 200
 RUNS: Final = 5

@@ -8,18 +8,23 @@ Source: docs/fabric/ledger.md#proposal
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
+
+from fabric_protos.peer import chaincode_pb2
 
 from chaindock.aio import KeyedLocks, off_loop
-from chaindock.chaincode.invocation import ERROR_STATUS
+from chaindock.chaincode.invocation import ERROR_STATUS, Call
+from chaindock.chaincode.support import ChaincodeSupport
 from chaindock.endorser import acl
-from chaindock.endorser.checks import check_expiry, check_proposal
+from chaindock.endorser.checks import Proposal, check_expiry, check_proposal
+from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.cutting import OrdererOptions, in_force
-from chaindock.endorser.rounds import Round
-from chaindock.endorser.simulation import UNSIMULATED, Simulation
+from chaindock.endorser.rounds import Answered, Round
+from chaindock.endorser.simulation import UNSIMULATED, Simulation, SystemChaincode
 from chaindock.errors import (
     Denied,
     EndorsersMissing,
@@ -29,24 +34,12 @@ from chaindock.errors import (
     TooManyRequests,
     TransactionExists,
 )
+from chaindock.identity.msp import Identity, SigningIdentity
 from chaindock.identity.organization import full_mspid
+from chaindock.ledger.ledger import Ledger
+from chaindock.ledger.simulator import Simulator
+from chaindock.lifecycle.deployments import Deployments
 from chaindock.telemetry import get_logger, is_on, metrics
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from fabric_protos.peer import chaincode_pb2
-
-    from chaindock.chaincode.invocation import Call
-    from chaindock.chaincode.support import ChaincodeSupport
-    from chaindock.endorser.checks import Proposal
-    from chaindock.endorser.configuration import Configuration
-    from chaindock.endorser.rounds import Answered
-    from chaindock.endorser.simulation import SystemChaincode
-    from chaindock.identity.msp import Identity, SigningIdentity
-    from chaindock.ledger.ledger import Ledger
-    from chaindock.ledger.simulator import Simulator
-    from chaindock.lifecycle.deployments import Deployments
 
 _LOGGER: Final = "endorser"
 _log = get_logger(_LOGGER)

@@ -9,32 +9,29 @@ Source: docs/fabric/peer.md#endorsement-by-several-peers
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from fabric_protos.peer.proposal_response_pb2 import ProposalResponse
+
 from chaindock.aio import off_loop
-from chaindock.chaincode.invocation import ERROR_STATUS
+from chaindock.chaincode.invocation import ERROR_STATUS, Outcome
+from chaindock.endorser.checks import Proposal
 from chaindock.endorser.determinism import differences, parts
-from chaindock.endorser.plan import choose
+from chaindock.endorser.plan import Plan, choose
 from chaindock.endorser.responses import endorsed, failure, respond
 from chaindock.endorser.simulation import UNSIMULATED
 from chaindock.errors import ChaindockError, EndorsersMissing, NotEndorsed
+from chaindock.identity.msp import Identity
 from chaindock.ids import Ccid, at_peer
 from chaindock.ledger.simulator import Simulator
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
-    from fabric_protos.peer.proposal_response_pb2 import ProposalResponse
-
-    from chaindock.chaincode.invocation import Outcome
-    from chaindock.endorser.checks import Proposal
     from chaindock.endorser.endorser import Endorser
-    from chaindock.endorser.plan import Plan
-    from chaindock.identity.msp import Identity
 
-    Answered = tuple[Outcome, Sequence[ProposalResponse]]
+Answered = tuple[Outcome, Sequence[ProposalResponse]]
 _FAILED_STATUS: Final = 500
 """From this status on an answer has what was read and written, too, but is not signed."""
 _UNEQUAL: Final = "ProposalResponsePayloads do not match"

@@ -15,7 +15,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import psutil
@@ -23,13 +25,10 @@ import psutil
 from chaindock.aio import Latch
 from chaindock.container.contracts import Cause, Exit
 from chaindock.container.output import Lines
+from chaindock.ids import Ccid
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
-    from pathlib import Path
-
-    from chaindock.ids import Ccid
     from chaindock.processes.sandbox import Sandbox
 
 _log = get_logger("process")

@@ -14,18 +14,15 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from mmap import PAGESIZE
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from chaindock.aio import Tasks, readable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from chaindock.container.contracts import CallbackListener
-    from chaindock.processes.child import Child, Program
+from chaindock.container.contracts import CallbackListener
+from chaindock.processes.child import Child, Program
 
 MOST_CONNECTIONS: Final = 4
 """Connections of one run to the node at a time; further ones wait."""

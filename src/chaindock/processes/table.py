@@ -14,20 +14,17 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import psutil
 
+from chaindock.aio import Tasks
 from chaindock.container.contracts import Exit
+from chaindock.processes.child import Child, Record
 from chaindock.telemetry import RateLimitedLog, get_logger, unbind
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from chaindock.aio import Tasks
-    from chaindock.processes.child import Child, Record
 
 NODE_MARKER = "CHAINDOCK_NODE"
 RUN_MARKER = "CHAINDOCK_RUN"
