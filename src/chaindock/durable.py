@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_PASSING = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_BUSY}
+
 
 @contextmanager
 def storing(
@@ -27,11 +29,12 @@ def storing(
     except ConnectionError:  # of a client
         raise
     except (OSError, sqlite3.Error) as error:
+        passes = getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING
         raise StorageError(
             f"{what} {str(path)!r}: {getattr(error, 'strerror', None) or error}",
             hint=hint,
             path=str(path),
-            retryable=isinstance(error, OSError) and is_retryable(error),
+            retryable=passes or (isinstance(error, OSError) and is_retryable(error)),
         ) from error
 
 

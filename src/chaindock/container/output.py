@@ -34,7 +34,6 @@ _MOST_LINES: Final = 3000
 _LINE_MAX: Final = 2000
 """Characters of a line that are logged."""
 _CAUSE: Final = "output"
-_log = get_logger("chaincode.output")
 
 
 @dataclass(frozen=True)
@@ -231,7 +230,7 @@ class Lines:
 
     def __init__(self, take: Callable[[str], None]) -> None:
         self._take, self._line = take, bytearray()
-        self._taken, self._refused = 0, False
+        self._taken = 0
 
     async def add(self, part: bytes) -> None:
         """Take what was read."""
@@ -261,9 +260,4 @@ class Lines:
     def _emit(self) -> None:
         text = self._line.decode("utf-8", "replace").removesuffix("\r")
         self._line.clear()
-        try:
-            self._take(text)
-        except (OSError, ValueError) as error:  # disk full, or the log was closed
-            if not self._refused:
-                self._refused = True
-                _log.warning("output line lost", error=repr(error))
+        self._take(text)

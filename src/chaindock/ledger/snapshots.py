@@ -310,40 +310,33 @@ class Snapshot:
         stop: bytes,
         limit: int,
         max_bytes: int,
+        *,
+        values: bool = True,
     ) -> tuple[list[Row], bytes | None]:
         """Return some rows with `start <= key < stop`, lowest key first, in some ms.
 
         `space`: namespace, and collection or "". For the rest see `Reader.walk`.
+        `values`: else they are empty.
 
         Returns: the rows, and the key from which to walk on; None = the range ended.
         """
-        return self._walk(space, (start, stop), (limit, max_bytes), values=True)
+        newest, recent, old, changed = _STATEMENTS[bool(space[1]), values]
+        (found,) = self.reader.one(changed, (self.height, MOST_CHANGED + 1))
+        sql = old if found > MOST_CHANGED else recent if found else newest
+        at = (self.reader.namespace(*space), start, stop, self.height)
+        rows, last = self.reader.walk(sql, at, limit, max_bytes)
+        if last is None:
+            return rows, None
+        # Another row of a key without a value, which has one, may follow.
+        return rows, last[0] if last[1] is None else after(last[0])
 
     def passed(self, space: tuple[str, str], start: bytes, stop: bytes) -> bytes | None:
         """Return where to walk on if the view has none of the next keys.
 
         None = it has one, or the range ends.
         """
-        rows, place = self._walk(space, (start, stop), (1, 1), values=False)
+        rows, place = self.walk(space, start, stop, 1, 1, values=False)
         return None if rows else place
-
-    def _walk(
-        self,
-        space: tuple[str, str],
-        bounds: tuple[bytes, bytes],
-        most: tuple[int, int],
-        *,
-        values: bool,
-    ) -> tuple[list[Row], bytes | None]:
-        newest, recent, old, changed = _STATEMENTS[bool(space[1]), values]
-        (found,) = self.reader.one(changed, (self.height, MOST_CHANGED + 1))
-        sql = old if found > MOST_CHANGED else recent if found else newest
-        at = (self.reader.namespace(*space), *bounds, self.height)
-        rows, last = self.reader.walk(sql, at, *most)
-        if last is None:
-            return rows, None
-        # Another row of a key without a value, which has one, may follow.
-        return rows, last[0] if last[1] is None else after(last[0])
 
     def scan(
         self,

@@ -238,9 +238,7 @@ class Fleet:
     """The packages that are here; `lifecycle.Packages` keeps it true."""
     channels: dict[ChannelId, Deployments] = field(default_factory=dict)
     """What is deployed in each channel."""
-
-    def __post_init__(self) -> None:
-        self._coming: set[tuple[Ccid, Name]] = set()
+    _coming: set[tuple[Ccid, Name]] = field(default_factory=set)
 
     def is_installed(self, ccid: Ccid) -> bool:
         """Whether a package is here, or a user starts the program."""

@@ -16,8 +16,10 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from chaindock.durable import storing
 from chaindock.errors import StorageError
 from chaindock.ids import Ccid
+from chaindock.ledger.database import closed_on_error
 from chaindock.lifecycle.definitions import Approval
 from chaindock.lifecycle.states import AUTO, Placement, Target
 
@@ -49,9 +51,6 @@ COMMIT;
 """
 _PLACE: Final = "INSERT OR REPLACE INTO placement VALUES (?,?,?,?)"
 _SAY: Final = "INSERT OR REPLACE INTO target VALUES (?,?,?,?,?,?)"
-_RETRYABLE: Final = frozenset(
-    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_BUSY}
-)
 
 
 @dataclass(frozen=True)
@@ -77,11 +76,9 @@ class TargetState(AbstractContextManager["TargetState"]):
         self._placements: dict[Ccid, Placement] = {}
         self.kept: Mapping[Ccid, frozenset[str]] = {}
         """Packages that stay though no name runs them → MSP ids of who installed them."""
-        try:
+        with self._using():
             self._db = sqlite3.connect(path, check_same_thread=False)
-        except sqlite3.Error as error:
-            raise self._broken(error) from error
-        try:
+        with self._using(), closed_on_error(self._db):
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             # On macOS a plain fsync leaves data in the drive's cache.
@@ -89,9 +86,6 @@ class TargetState(AbstractContextManager["TargetState"]):
             self._db.execute("PRAGMA checkpoint_fullfsync=ON")
             self._set_up()
             self._load()
-        except sqlite3.Error as error:
-            self._db.close()
-            raise self._broken(error) from error
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -205,14 +199,11 @@ class TargetState(AbstractContextManager["TargetState"]):
 
     def _save(self, *changes: tuple[str, tuple[Any, ...]]) -> None:
         """Write all changes to disk, or none. The caller has the lock."""
-        try:
-            with self._db:
-                if changes:
-                    self._db.execute("BEGIN")
-                for statement, row in changes:
-                    self._db.execute(statement, row)
-        except sqlite3.Error as error:
-            raise self._broken(error) from error
+        with self._using(), self._db:
+            if changes:
+                self._db.execute("BEGIN")
+            for statement, row in changes:
+                self._db.execute(statement, row)
 
     def _set_up(self) -> None:
         """Make the tables of a new file."""
@@ -241,11 +232,6 @@ class TargetState(AbstractContextManager["TargetState"]):
             kept[ccid] = kept.get(ccid, frozenset()) | {mspid}
         self.kept = kept
 
-    def _broken(self, error: sqlite3.Error) -> StorageError:
-        return StorageError(
-            f"{str(self._path)!r} cannot be used: {error}",
-            hint="check free space and permissions; if the file is damaged, move it "
-            "away",
-            path=str(self._path),
-            retryable=getattr(error, "sqlite_errorcode", 0) & 0xFF in _RETRYABLE,
-        )
+    def _using(self) -> AbstractContextManager[None]:
+        hint = "check free space and permissions; if the file is damaged, move it away"
+        return storing("cannot use", self._path, hint)

@@ -71,15 +71,6 @@ async def test_a_flood_is_taken_in_slices():
     assert len(found) == SLICE_LINES * 3 + 1
 
 
-async def test_a_full_disk_loses_lines_but_does_not_stop_the_pipe():
-    def full(line: str) -> None:
-        raise OSError(28, "No space left on device")
-
-    lines = Lines(full)
-    await lines.add(b"one\ntwo\n")
-    lines.end()
-
-
 async def test_a_long_line_says_that_it_is_cut_in_whatever_language() -> None:
     attempt, lines = Attempt(Ccid("a:" + "1" * 64)), list[str]()
     attempt.watch(lambda event: lines.append(event.data["line"]))
