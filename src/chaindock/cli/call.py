@@ -233,7 +233,10 @@ def next_step(answer: Mapping[str, Any], *, named: bool) -> str:
         return "submit the transaction again: it then reads the new value"
     if answer["code"] != _POLICY_FAILURE:
         return ""
-    stopped = (answer["unmet"] or {}).get("stopped") or ()
+    unmet = answer["unmet"] or {}
+    if unmet and unmet["policy"] is None:
+        return "submit the transaction again: the new policy then chooses who endorses"
+    stopped = unmet.get("stopped") or ()
     starts = ", ".join(f"chaindock org start {one}" for one in stopped)
     hint = f"start the peers that are stopped, too: {starts}"
     return hint if starts and not named else _POLICY_HINTS[named]

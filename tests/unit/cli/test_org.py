@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from chaindock.cli.call import next_step
+
 
 @pytest.mark.usefixtures("node")
 def test_an_organisation_is_added_and_listed(run):
@@ -68,3 +70,11 @@ def test_a_policy_that_failed_is_followed_by_what_to_do(run, basic):
         "chaindock org start Org3MSP"
     ) in result.stderr
     assert len(basic.calls) == 3
+
+
+def test_a_policy_that_changed_in_the_block_is_followed_by_another_try():
+    unmet: dict[str, object] = {"policy": None, "stopped": []}
+    refused = {"conflict": None, "code": 10, "unmet": unmet}
+    for named in (False, True):
+        told = next_step(refused, named=named)
+        assert told.startswith("submit the transaction again")
