@@ -114,7 +114,7 @@ def test_a_submit_tells_the_error_of_the_contract(client: Driver):
     assert told.value.tx_id
 
 
-@pytest.mark.statement(63, of="client", by="node")
+@pytest.mark.statement(63, of="client", by="go java node")
 def test_a_conflict_is_a_commit_error(client: Driver):
     key = new_key()
     call(client, "submit", "add", key)
@@ -156,7 +156,7 @@ def test_a_function_that_does_not_exist_is_told(client: Driver):
     assert expected in told.value.details[0]["message"]
 
 
-@pytest.mark.statement(57, of="client", by="go node")
+@pytest.mark.statement(57, of="client", by="go java node")
 def test_a_contract_that_crashes_is_told(client: Driver):
     with pytest.raises(Fault) as told:
         call(client, "evaluate", "crash", contract="errors")
@@ -168,7 +168,7 @@ def test_a_contract_that_crashes_is_told(client: Driver):
         assert "chaincode stream terminated" in detail["message"]
 
 
-@pytest.mark.statement(56, of="client", by="go node")
+@pytest.mark.statement(56, of="client", by="go java node")
 def test_a_creator_of_another_organisation_is_refused(client: Driver, net: Network):
     key = net.identity("Org3")["key"]
     net.connect(client, who="forged", key=key)
@@ -217,7 +217,7 @@ def test_results_that_differ_between_peers_are_told(client: Driver):
 # --- signing offline ------------------------------------------------------------------
 
 
-@pytest.mark.statement(64, of="client", by="go node")
+@pytest.mark.statement(64, of="client", by="go java node")
 @pytest.mark.parametrize("verb", ["evaluate", "submit"])
 def test_what_is_signed_elsewhere_is_accepted(client: Driver, net: Network, verb: str):
     with pytest.raises(Fault):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.clients.driver import Driver, Fault, driver
+from support.clients.driver import LANGUAGES, Driver, Fault, driver
 from support.clients.network import SCENARIOS, Network, deploy, network
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.nodejs,
+    pytest.mark.golang,
     pytest.mark.network,
     pytest.mark.timeout(600),
 ]
@@ -34,9 +35,9 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
         yield net
 
 
-@pytest.fixture(scope="module")
-def client(net: Network) -> Iterator[Driver]:
-    with driver("node") as client:
+@pytest.fixture(scope="module", params=LANGUAGES)
+def client(request: pytest.FixtureRequest, net: Network) -> Iterator[Driver]:
+    with driver(request.param) as client:
         for org in ORGS:
             net.connect(client, org)
         net.connect(client, "Org2", at="Org1")
@@ -140,7 +141,7 @@ def get(client: Driver, key: str) -> str:
     return call(client, "evaluate", "Org1", "get", key)
 
 
-@pytest.mark.statement(67, of="client", by="node")
+@pytest.mark.statement(67, of="client", by="go java node")
 def test_a_key_is_changed_by_the_organisation_of_its_policy(client: Driver, key: str):
     words = (key, "old", "Org1MSP")
     call(client, "submit", "Org1", "setStateWithEndorser", *words, orgs=["Org1MSP"])
@@ -207,7 +208,7 @@ def test_each_peer_that_endorses_knows_its_organisation(client: Driver):
     assert "Org2MSP was not to endorse this" in detail["message"]
 
 
-@pytest.mark.statement(61, of="client", by="node")
+@pytest.mark.statement(61, of="client", by="go java node")
 def test_an_organisation_without_a_peer_is_told(client: Driver):
     with pytest.raises(Fault) as told:
         call(client, "submit", "Org1", "echo", "x", orgs=["Org9MSP"])
