@@ -58,7 +58,7 @@ def _write_options(function: Any) -> Any:
     """chaindock state put coldchain P1 '{"state": "intact"}'""",
     "chaindock state put coldchain P1 --file parcel.json",
     "chaindock state put coldchain --composite reading P1 1 -4",
-    "chaindock state put coldchain P1 25 --collection prices",
+    "chaindock state put deals D1 25 --collection prices",
     "chaindock state put coldchain P1 25 --org Org2MSP",
     cls=CallCommand,
 )

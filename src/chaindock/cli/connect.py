@@ -157,7 +157,7 @@ env_command = partial(command, group=env, of_channel=True)
 @env_command(
     'eval "$(chaindock env peer)"              # Admin of the first organisation',
     'eval "$(chaindock env peer --org Org2)"',
-    "chaindock env peer --shell fish           # | source",
+    "chaindock env peer --shell fish | source",
 )
 @_org_option
 @_user_option("Admin")

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 @click.argument(
     "source", metavar="[DIR|PACKAGE]", type=click.Path(path_type=Path), required=False
 )
-@click.option("--name", help="Name of the chaincode.  [default: that in the label]")
+@click.option(
+    "--name", help="Name of the chaincode.  [default: the label without its version]"
+)
 @click.option(
     "--label",
     help="Label of the package that is made of DIR.  [default: NAME_VERSION, where the "

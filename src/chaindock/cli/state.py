@@ -41,7 +41,7 @@ state_command = partial(command, group=state, of_channel=True)
     "chaindock state ls coldchain --limit 10",
     "chaindock state ls coldchain --prefix P",
     "chaindock state ls coldchain --composite reading P1",
-    "chaindock state ls coldchain --collection prices",
+    "chaindock state ls deals --collection prices",
 )
 @name_argument(required=False)
 @click.option("--prefix", default="", help="Only keys that begin with this text.")
@@ -110,7 +110,7 @@ def state_ls(
 @state_command(
     "chaindock state get coldchain P1",
     "chaindock state get coldchain --composite reading P1 1",
-    "chaindock state get coldchain P1 --collection prices",
+    "chaindock state get deals D1 --collection prices",
 )
 @name_argument()
 @key_argument

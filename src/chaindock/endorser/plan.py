@@ -143,7 +143,12 @@ def _missing(*protected: str) -> EndorsersMissing:
             "the policies need peers of organisations that are no members of the "
             f"collections {', '.join(protected)} and would see the transient data"
         )
-        hint = "if they may see it, name all that endorse: --endorsers MSPID,..."
+        hint = (
+            "give the collection an endorsement policy that its members alone satisfy; "
+        )
+        hint += (
+            "if others may see the data, name all: chaindock invoke --endorsers MSPID"
+        )
     return EndorsersMissing(text, hint=hint, protected=protected)
 
 
