@@ -181,7 +181,8 @@ def test_every_command_shows_examples_that_it_takes(run, names):
         shown = line.strip()
         if shown.startswith('eval "$('):
             shown = shown.removeprefix('eval "$(').replace(')"', " ")
-        words = shlex.split(shown.partition(" > ")[0], comments=True)
+        shown = shown.partition(" > ")[0].partition(" | ")[0]
+        words = shlex.split(shown, comments=True)
         assert words[: len(names) + 1] == ["chaindock", *names]
         given = words[len(names) + 1 :]
         leaf(names).make_context(names[-1], given, obj=Session())
