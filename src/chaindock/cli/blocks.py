@@ -33,9 +33,7 @@ def tx() -> None:
 
 
 @block_command("chaindock block ls", "chaindock block ls --limit 5 --before 100")
-@click.option(
-    "--before", type=Number(min=0), metavar="N", help="Only blocks below number N."
-)
+@click.option("--before", type=Number(min=0), metavar="N", help="Only blocks below N.")
 @limit_option(20)
 def block_ls(session: Session, before: int | None, limit: int) -> None:
     """List the blocks, the newest first."""
@@ -198,11 +196,9 @@ def _private(one: Mapping[str, Any]) -> Iterator[str]:
     reads, writes = count(len(one["reads"]), "read"), count(len(one["writes"]), "write")
     yield escaped(f"{one['namespace']} {one['collection']}: {reads}, {writes}")
     for write in one["writes"]:
-        what = (
-            "(deleted)" if write["is_delete"] else f"value hash {write['value_hash']}"
-        )
-        what = "(purged)" if write["is_purge"] else what
-        yield f"  key hash {write['key_hash']}, {what}"
+        did = "(deleted)" if write["is_delete"] else f"value hash {write['value_hash']}"
+        did = "(purged)" if write["is_purge"] else did
+        yield f"  key hash {write['key_hash']}, {did}"
 
 
 def _key(one: Mapping[str, Any]) -> str:

@@ -55,9 +55,7 @@ class CallCommand(click.Command):
                 break
             name = arg.split("=", 1)[0]
             if arg.startswith("-") and not _NUMBER.match(arg) and name not in known:
-                told = (
-                    "To pass it to the chaincode, put -- before the chaincode's name."
-                )
+                told = "To pass it to chaincode, put -- before the chaincode's name."
                 if name in _PEER_OPTIONS and self.name in {"invoke", "query"}:
                     form = f"{ctx.command_path} NAME FUNCTION ARGS..."
                     told = f"Write: {form} [--channel NAME]"
@@ -129,9 +127,7 @@ def _call_options(function: Any) -> Any:
     text="Organisations whose peers endorse; repeatable.  [default: those that the "
     "policies need]",
 )
-@click.option(
-    "--init", "is_init", is_flag=True, help="The call initialises the chaincode (Init)."
-)
+@click.option("--init", "is_init", is_flag=True, help="Initialise the chaincode.")
 def invoke(session: Session, **given: Any) -> int:
     """Submit a transaction.
 

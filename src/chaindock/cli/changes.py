@@ -45,13 +45,10 @@ _BATCH, _BATCH_BYTES = 1000, 1 << 20
 
 def _write_options(function: Any) -> Any:
     """Add the options that say into what, and as whom, is written."""
-    signer = (
-        "Organisation whose admin signs.  [default: the node's first; of a collection "
-    )
-    signer += "the first that may write it]"
-    return collection_option(
-        click.option("--org", metavar="MSPID", help=signer)(function)
-    )
+    signer = "Organisation whose admin signs.  [default: the node's first; "
+    signer += "of a collection the first that may write it]"
+    option = click.option("--org", metavar="MSPID", help=signer)
+    return collection_option(option(function))
 
 
 @state_command(
@@ -171,9 +168,7 @@ def state_export(session: Session, name: str, prefix: str, collection: str) -> N
         for row in page["rows"]:
             click.echo(json.dumps(_line(row["key"], base64.b64decode(row["value"]))))
     if len(heights) > 1:
-        show.warn(
-            "blocks were committed meanwhile: later lines may be newer than earlier ones"
-        )
+        show.warn("blocks were committed meanwhile: later lines may be newer")
 
 
 def _line(key: str, value: bytes) -> dict[str, Any]:

@@ -264,13 +264,9 @@ async def _network(config: Config, *, here: bool, rootless: bool = False) -> Che
     else:
         why, mixes = await firewall_problems(config.docker.path)
         if why:
-            found = (
-                f"chaincode reaches these services of this machine: {_open()} ({why})"
-            )
-            remedy = (
-                "run the node as root or with CAP_NET_ADMIN, or let these services "
-            )
-            remedy += "listen on 127.0.0.1"
+            found = f"chaincode reaches services of this machine: {_open()} ({why})"
+            remedy = "run the node as root or with CAP_NET_ADMIN, or let these "
+            remedy += "services listen on 127.0.0.1"
         elif not bridges_filtered():
             found = "chaincode reaches the node, and perhaps other chaincode: packets "
             found += "within a bridge are not filtered"

@@ -225,10 +225,8 @@ class AdminClient:
             told = f"the node of home {home!r} does not answer: {error}"
             hint = "read its log (node.log); `chaindock down` stops the node"
             if isinstance(error, PermissionError):
-                kind, told = (
-                    Denied,
-                    f"the node of home {home!r} belongs to another user",
-                )
+                kind = Denied
+                told = f"the node of home {home!r} belongs to another user"
                 hint = "run the command as that user, or use a home of your own"
             elif error.errno in _GONE:
                 kind, told = NodeNotRunning, f"no node is running in {home!r}"

@@ -33,7 +33,7 @@ _yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 def snapshot(
     session: Session, name: str | None, *, is_list: bool, removes: bool
 ) -> None:
-    """Give the state of the ledger a name, to go back to it.
+    """Name the state of the ledger, to go back to it.
 
     This takes no time and no space. A snapshot that has the name already moves.
     `chaindock revert NAME` goes back. Snapshots are kept when the node stops.

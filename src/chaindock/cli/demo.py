@@ -51,9 +51,7 @@ _CALLS = (
     show_default=True,
     help="The language of the example.",
 )
-@click.option(
-    "--backend", help="Where it runs: docker, process or auto.  [default: auto]"
-)
+@click.option("--backend", help="Runs on docker, process or auto.  [default: auto]")
 @click.option("--keep", is_flag=True, help="Leave the node running at the end.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the output of builds.")
 def demo(

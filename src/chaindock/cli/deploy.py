@@ -38,9 +38,7 @@ if TYPE_CHECKING:
 @click.argument(
     "source", metavar="[DIR|PACKAGE]", type=click.Path(path_type=Path), required=False
 )
-@click.option(
-    "--name", help="Name of the chaincode.  [default: the label without its version]"
-)
+@click.option("--name", help="Chaincode name.  [default: the label without version]")
 @click.option(
     "--label",
     help="Label of the package that is made of DIR.  [default: NAME_VERSION, where the "
@@ -53,9 +51,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Where it runs: docker (in containers), process (as local processes) or auto.",
 )
-@click.option(
-    "--init-required", is_flag=True, help="The first call must be `invoke --init`."
-)
+@click.option("--init-required", is_flag=True, help="`invoke --init` must be first.")
 @click.option(
     "--signature-policy",
     metavar="POLICY",
@@ -98,9 +94,8 @@ def deploy(
     """
     if (source is None) == (dev is None):
         what = "a directory or a package file, or --dev NAME"
-        raise click.UsageError(
-            f"expected {what}; found {'none' if dev is None else 'both'}"
-        )
+        found = "none" if dev is None else "both"
+        raise click.UsageError(f"expected {what}; found {found}")
     if signature_policy and channel_config_policy:
         raise click.UsageError(
             "--signature-policy cannot be used with --channel-config-policy"
@@ -283,7 +278,7 @@ def stop(session: Session, names: Sequence[str]) -> None:
 @command("chaindock rm basic", "chaindock rm basic token", of_channel=True)
 @name_argument(many=True)
 def rm(session: Session, names: Sequence[str]) -> None:
-    """Stop and remove chaincodes; their state stays on the ledger."""
+    """Stop and remove chaincodes; the ledger keeps their state."""
     _each(session, names, session.client().remove, "removed")
 
 

@@ -113,12 +113,8 @@ def config() -> None:
 
 
 @command("chaindock config show --changed", "chaindock config show -v", group=config)
-@click.option(
-    "--changed", is_flag=True, help="Only settings that differ from the default."
-)
-@click.option(
-    "-v", "--verbose", is_flag=True, help="With the help text of each setting."
-)
+@click.option("--changed", is_flag=True, help="Only what differs from the default.")
+@click.option("-v", "--verbose", is_flag=True, help="Also the help of each setting.")
 @config_option
 def config_show(session: Session, *, changed: bool, verbose: bool) -> None:
     """Show every setting, its value and its origin.

@@ -38,10 +38,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "logs": ("ps", "Show what a chaincode and its build wrote."),
         "start": ("deploy", "Start stopped chaincodes again."),
         "stop": ("deploy", "Stop chaincodes; they stay deployed."),
-        "rm": (
-            "deploy",
-            "Stop and remove chaincodes; their state stays on the ledger.",
-        ),
+        "rm": ("deploy", "Stop and remove chaincodes; the ledger keeps their state."),
     },
     "Calls": {
         "invoke": ("call", "Submit a transaction."),
@@ -57,10 +54,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "tx": ("blocks", "Look at a transaction."),
         "events": ("blocks", "Show the events of chaincodes."),
         "time": ("clock", "Show and change the time that contracts see."),
-        "snapshot": (
-            "copies",
-            "Give the state of the ledger a name, to go back to it.",
-        ),
+        "snapshot": ("copies", "Name the state of the ledger, to go back to it."),
         "revert": ("copies", "Go back to a snapshot."),
         "ledger": ("copies", "Check the ledger, and rebuild its state."),
         "dump": ("copies", "Write a copy of the ledger to a file."),

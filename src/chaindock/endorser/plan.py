@@ -143,12 +143,8 @@ def _missing(*protected: str) -> EndorsersMissing:
             "the policies need peers of organisations that are no members of the "
             f"collections {', '.join(protected)} and would see the transient data"
         )
-        hint = (
-            "give the collection an endorsement policy that its members alone satisfy; "
-        )
-        hint += (
-            "if others may see the data, name all: chaindock invoke --endorsers MSPID"
-        )
+        hint = "give the collection a policy that its members alone satisfy; if others "
+        hint += "may see the data, name all: chaindock invoke --endorsers MSPID,..."
     return EndorsersMissing(text, hint=hint, protected=protected)
 
 

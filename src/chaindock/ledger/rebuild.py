@@ -54,13 +54,13 @@ _OLD_HEIGHT: Final = "SELECT value FROM former.meta WHERE name='height'"
 _TRANSIENT: Final = "INSERT INTO transient SELECT * FROM former.transient"
 # A value counts only if it belongs to the hash that stands in the block.
 _PRIVATE: Final = """
-UPDATE private SET name=old.name, plain=old.plain,
+UPDATE private SET name=old.name, plain=CAST(old.plain AS BLOB),
   labelled=max(private.labelled, old.labelled) FROM former.private old
   JOIN former.namespaces was ON was.id=old.ns
   JOIN main.namespaces now ON now.ns=was.ns AND now.collection=was.collection
   WHERE private.ns=now.id AND private.key=old.key AND private.block=old.block
   AND private.tx=old.tx AND private.value IS old.value AND (old.name IS NOT NULL OR old.labelled>1)
-  AND (old.plain IS NULL OR sha256(old.plain) IS old.value)
+  AND (old.plain IS NULL OR sha256(CAST(old.plain AS BLOB)) IS old.value)
 """
 _LOST: Final = """
 SELECT (SELECT count(*) FROM former.private WHERE ns>0 AND plain IS NOT NULL)
@@ -196,7 +196,7 @@ def _fill(
     """Fill the new file; return its height, and that of `path`, None if unreadable."""
     recorded = None
     db.execute("ATTACH ? AS former", (str(path),))
-    db.create_function("sha256", 1, _sha256)
+    db.create_function("sha256", 1, lambda data: sha256(data).digest())
     with immediate(db):
         create(db, channel)
         rebuild(db, path, channel)
@@ -228,10 +228,4 @@ def _take_private(db: sqlite3.Connection, path: Path) -> None:
     db.execute(_PRIVATE)
     (lost,) = db.execute(_LOST).fetchone()
     if lost:
-        raise corrupt(
-            path, f"values of private data that fit no hash in a block: {lost}"
-        )
-
-
-def _sha256(value: bytes | str) -> bytes | None:  # SQLite takes a text as a value, too
-    return sha256(value).digest() if isinstance(value, bytes) else None
+        raise corrupt(path, f"private values that fit no hash in a block: {lost}")

@@ -106,7 +106,7 @@ async def test_private_data_that_was_changed_is_not_taken_over(tmp_path: Path) -
     tamper(tmp_path / "ledger.db", "UPDATE private SET plain=x'00' WHERE plain NOTNULL")
     with capture_logs() as logs:
         rebuild_file(tmp_path / "ledger.db", CHANNEL)
-    assert logs[0]["error"].endswith("private data that fit no hash in a block: 1")
+    assert logs[0]["error"].endswith("private values that fit no hash in a block: 1")
     async with ledger_at(tmp_path) as ledger:
         assert state(ledger)["a"] == b"2"
         with ledger.new_simulator(TxId("t")) as simulator:

@@ -178,7 +178,7 @@ async def test_of_a_copy_the_blocks_count_and_not_a_state_that_was_changed(
 
 
 @pytest.mark.parametrize(
-    "change", ["plain=x'00'", "plain='secret'", "value=x'00'", "block=1"]
+    "change", ["plain=x'00'", "plain='other'", "value=x'00'", "block=1"]
 )
 async def test_private_data_that_has_another_hash_than_in_its_block_is_refused(
     world, tmp_path, change
@@ -188,7 +188,7 @@ async def test_private_data_that_has_another_hash_than_in_its_block_is_refused(
     dump(world.home, tmp_path / "copy")
     changed(tmp_path / "copy", f"UPDATE private SET {change}")
     with pytest.raises(
-        InvalidInput, match="private data that fit no hash in a block: 1"
+        InvalidInput, match="private values that fit no hash in a block: 1"
     ):
         load(world.home, tmp_path / "copy")
     async with world.ledger() as ledger:
