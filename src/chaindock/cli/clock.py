@@ -72,8 +72,7 @@ def time_advance(session: Session, duration: str) -> None:
         spent_s = read_duration(duration)
     except WrongValueError as error:
         raise click.BadParameter(
-            f"{duration!r}: expected a duration such as 90s, 2h or 30d",
-            param_hint="DURATION",
+            f"{duration!r}: expected {error}", param_hint="DURATION"
         ) from error
     _show(session, session.client().put("time", advance_s=spent_s))
 

@@ -318,18 +318,21 @@ def _change(change: Change) -> dict[str, Any]:
 
 
 def _absent(view: View, name: str, collection: str, key: str) -> NotFound:
+    shown = f"key {key!r}"
+    if key.startswith("\0"):
+        shown = f"composite key {' '.join(key.split(chr(0))[1:-1])!r}"
     if collection:
         return NotFound(
-            f"collection {collection!r} of {name!r} has no key {key!r}",
+            f"collection {collection!r} of {name!r} has no {shown}",
             hint=f"list the keys: chaindock state ls {name} --collection {collection}",
             key=key,
         )
     last = next(view.history(name, encode_key(key), END_OF_HISTORY), None)
     if last is None:
         hint = f"list the keys: chaindock state ls {name}"
-        return NotFound(f"{name!r} has no key {key!r}", hint=hint, key=key)
+        return NotFound(f"{name!r} has no {shown}", hint=hint, key=key)
     return NotFound(
-        f"key {key!r} of {name!r} was deleted by transaction {last.entry.tx_id[:12]} in "
+        f"{shown} of {name!r} was deleted by transaction {last.entry.tx_id[:12]} in "
         f"block {last.block}",
         hint=f"see its former values: chaindock state history {name} KEY",
         key=key,

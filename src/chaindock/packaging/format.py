@@ -170,7 +170,8 @@ def opened(package: bytes | Path | BinaryIO) -> Iterator[BinaryIO]:
     try:
         number = os.open(package, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise NotFound(f"no package file {str(package)!r}") from error
+        text = f"there is no package file {str(package)!r}"
+        raise NotFound(text, hint="check the path") from error
     except OSError as error:
         raise broken(str(package), "a package can be read", str(error)) from error
     if not stat.S_ISREG(os.fstat(number).st_mode):

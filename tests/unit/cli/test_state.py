@@ -92,6 +92,8 @@ def test_get_of_an_absent_key_says_whether_it_was_deleted(run, ledger):
     put(ledger, k=b"1")
     put(ledger, k=b"")
     assert "was deleted by transaction" in run("state", "get", "cc", "k").stderr
+    told = run("state", "get", "cc", "--composite", "reading", "P1").stderr
+    assert "'cc' has no composite key 'reading P1'" in told
 
 
 def test_history_is_newest_first_with_deletes(run, ledger):
