@@ -13,14 +13,14 @@ import shutil
 import sqlite3
 import tarfile
 import tempfile
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from chaindock import __version__
 from chaindock.durable import storing, sync_folder
-from chaindock.errors import InvalidInput, LedgerError, NotFound, os_errors_as
+from chaindock.errors import ChaindockError, InvalidInput, NotFound, os_errors_as
 from chaindock.ids import ChannelId, require_channel
 from chaindock.ledger.database import (
     connect_reader,
@@ -99,7 +99,7 @@ def load(home: Home, source: Path) -> dict[str, Any]:
         for channel, height in manifest["ledgers"].items():
             file = folder / f"{channel}.db"
             _check(home, file, require_channel(channel), height)
-        with TargetState(folder / _TARGETS):
+        with _usable(folder / _TARGETS), TargetState(folder / _TARGETS):
             pass
         for channel in manifest["ledgers"]:
             path, marker = home.ledger(channel)
@@ -217,7 +217,7 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> Non
 
 def _check(home: Home, path: Path, channel: ChannelId, height: Any) -> None:
     """Check each block of a ledger and whose it is; make the rest anew from the blocks."""
-    try:
+    with _usable(path):
         found = rebuild_file(path, channel, whole=True)
         if found != height:
             raise corrupt(path, f"it has {found} blocks, expected {height}")
@@ -225,18 +225,25 @@ def _check(home: Home, path: Path, channel: ChannelId, height: Any) -> None:
             sql = "SELECT block FROM blocks WHERE number=0"
             (stored,) = db.execute(sql).fetchone()
             genesis = read_block(db.execute, path, 0, stored)
-    except LedgerError as error:
-        told = error.message.replace(str(path), channel)
-        raise InvalidInput(
-            f"the copy cannot be used: {told}",
-            hint="load another copy; the ledger of this home is as it was",
-        ) from error
     if not any(ca in genesis for ca in _authorities(home)):
         raise InvalidInput(
             f"the copy of ledger {channel!r} belongs to another home: its organisation "
             "has another CA",
             hint="load the copy into the home that made it",
         )
+
+
+@contextmanager
+def _usable(path: Path) -> Iterator[None]:
+    """Refuse a copy whose file `path` is refused. Raises: InvalidInput."""
+    try:
+        yield
+    except ChaindockError as error:
+        told = error.message.replace(str(path), path.stem)
+        raise InvalidInput(
+            f"the copy cannot be used: {told}",
+            hint="load another copy; the ledger of this home is as it was",
+        ) from error
 
 
 def _authorities(home: Home) -> list[bytes]:

@@ -15,6 +15,7 @@ from chaindock.endorser.genesis import genesis_envelope
 from chaindock.errors import InvalidInput, LedgerError, NodeAlreadyRunning, NotFound
 from chaindock.identity.organization import Organization
 from chaindock.ledger.ledger import Ledger
+from chaindock.lifecycle.targets import TargetState
 from chaindock.node.copies import dump, load, reset, verify
 from chaindock.node.home import Home
 from support.ledgers.envelopes import CHANNEL, rwset
@@ -132,12 +133,11 @@ async def test_the_copy_of_another_home_is_refused(world, tmp_path):
     assert await world.state() == {"k": b"1"}
 
 
-def changed(copy: Path, statement: str) -> None:
-    """Change the ledger inside of a copy."""
+def changed(copy: Path, statement: str, name: str = f"ledgers/{CHANNEL}.db") -> None:
+    """Change a database inside of a copy, by default the ledger."""
     with tarfile.open(copy) as tar:
         files = {one.name: tar.extractfile(one) for one in tar}
         members = {name: file.read() for name, file in files.items() if file}
-    name = f"ledgers/{CHANNEL}.db"
     file = copy.with_name("inside.db")
     file.write_bytes(members[name])
     with closing(sqlite3.connect(file)) as db:
@@ -215,6 +215,19 @@ async def test_a_copy_that_was_changed_is_refused(world, tmp_path, statement, to
     with pytest.raises(InvalidInput, match=told):
         load(world.home, copy)
     assert await world.state() == {"k": b"1", "a": b"1"}
+
+
+async def test_a_copy_of_a_newer_release_is_refused_for_what_is_deployed_too(
+    world, tmp_path
+):
+    with TargetState(world.home.desired):
+        pass
+    copy = tmp_path / "copy"
+    dump(world.home, copy)
+    changed(copy, "PRAGMA user_version=99", "desired.db")
+    with pytest.raises(InvalidInput, match="used: 'desired' has schema version 99"):
+        load(world.home, copy)
+    assert await world.state() == {"k": b"1"}
 
 
 @pytest.mark.parametrize(
