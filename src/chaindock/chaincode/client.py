@@ -25,8 +25,6 @@ from chaindock.telemetry import get_logger
 _log = get_logger("chaincode.client")
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.02, 0.1
 """Between calls that break: some engines accept connections before chaincode listens."""
-_METHOD: Final = "/protos.Chaincode/Connect"
-_NO_METHOD: Final = "/chaindock.Rest/Over"
 _LONGEST_REST_S: Final = 1.0
 _REFUSALS: Final = 10
 """Calls that break, in about 1 s, after which a TLS server is not taken to be booting: it
@@ -70,7 +68,7 @@ async def serve_dialled(
         except OSError as error:  # a time-out is one, and whatever TLS does not like
             why = str(error) or "no answer in time"
         else:
-            stream = connection.request(_METHOD)
+            stream = connection.request("/protos.Chaincode/Connect")
             try:
                 async with Tasks("rests") as tasks:
                     handler.rest = partial(_rest, connection, tasks)
@@ -107,7 +105,7 @@ def _rest(connection: Connection, tasks: Tasks, done: Callable[[], None]) -> Non
     connection, after everything that it wrote before. No fixed time would do on a busy
     machine.
     """
-    stream = connection.request(_NO_METHOD, empty=True)
+    stream = connection.request("/chaindock.Rest/Over", empty=True)
 
     async def refused() -> None:
         try:

@@ -42,8 +42,6 @@ from chaindock.ledger.encoding import lead, part
 from chaindock.ledger.queries import STEP_BYTES
 from chaindock.telemetry import get_logger, metrics
 
-_ONLY_PRIVATE: Final = "only applicable for private data"
-_PURGE: Final = "purge private data", "V2_5"
 PANIC: Final = "panic during execution"
 """What a Fabric peer says when it has met what it does not expect."""
 METADATA: Final = "key level endorsement", "V1_3"
@@ -97,10 +95,10 @@ def purge_private_data(
     call: Call, request: shim.DelState, _options: StreamOptions
 ) -> bytes:
     """Delete a private value and all its earlier versions."""
-    require_enabled(call, *_PURGE)
+    require_enabled(call, "purge private data", "V2_5")
     invocation, collection = call.invocation, request.collection
     if not collection:
-        raise InvalidInput(_ONLY_PRIVATE)
+        raise InvalidInput("only applicable for private data")
     invocation.require(collection, write=True)
     invocation.simulator.purge_private(invocation.namespace, collection, request.key)
     return b""

@@ -37,10 +37,7 @@ def escaped(text: str) -> str:
 
 
 def composite(kind: str, attributes: Sequence[str]) -> str:
-    """Return a composite key; those with more attributes begin with the same text.
-
-    Raises: UsageError for a part that Fabric refuses.
-    """
+    """Return a composite key. Raises: UsageError for a part that Fabric refuses."""
     for part in (kind, *attributes):
         if _PART in part or _LAST in part:
             raise click.UsageError(

@@ -295,10 +295,6 @@ def _launch_facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "ended", ended
     if facts.get("retryable") is True:
         yield "later", "a later attempt may succeed without a change"
-    verdicts = facts.get("verdicts")
-    if isinstance(verdicts, dict):
-        for builder, verdict in verdicts.items():
-            yield visible(str(builder)), visible(str(verdict))
 
 
 def _ended(facts: Mapping[str, Any]) -> str:

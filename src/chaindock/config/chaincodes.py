@@ -24,7 +24,6 @@ from chaindock.values import DURATION
 
 _log = get_logger("node")
 PREFIX = "chaindock.chaincodes."
-_SECTION = ("chaindock", "chaincodes")
 HIDDEN = "[secret]"
 
 
@@ -239,7 +238,7 @@ def _of_file(path: Path) -> dict[str, list[Given] | ConfigInvalid]:
     """
     found: dict[str, list[Given] | ConfigInvalid] = {}
     with compose(path) as (loader, node):
-        for level in _SECTION:
+        for level in ("chaindock", "chaincodes"):
             inner = [v for k, v, _ in entries(loader, node) if k.lower() == level]
             node = inner[-1] if inner else None  # noqa: PLW2901
         for chaincode, body, _ in _pairs(loader, node, path, PREFIX[:-1]):

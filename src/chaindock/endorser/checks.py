@@ -139,31 +139,19 @@ def parse_proposal(
     )
 
 
-def receive(
-    signed: proposal_pb2.SignedProposal, window_s: float, now_s: float | None = None
-) -> Proposal:
-    """Take a proposal of a client outside apart, whose clock must be right.
-
-    `window_s`, `now_s`: as for `check_clock`.
-
-    Raises: ProposalInvalid.
-    """
+def receive(signed: proposal_pb2.SignedProposal, window_s: float) -> Proposal:
+    """As `parse_proposal`, for a client outside, whose clock must be right."""
     outer = _part("proposal", proposal_pb2.Proposal, signed.proposal_bytes)
     header = _part("header", common_pb2.Header, outer.header)
     _part("signature header", common_pb2.SignatureHeader, header.signature_header)
     said = _part("channel header", common_pb2.ChannelHeader, header.channel_header)
-    check_clock(said, window_s, now_s)
+    check_clock(said, window_s)
     return parse_proposal(signed)
 
 
-def check_clock(
-    said: common_pb2.ChannelHeader, window_s: float, now_s: float | None = None
-) -> None:
-    """Refuse a proposal whose time is further from this clock's than `window_s`.
-
-    `now_s`: seconds since 1970; None = the machine's time. Raises: ProposalInvalid.
-    """
-    now_s = time.time() if now_s is None else now_s
+def check_clock(said: common_pb2.ChannelHeader, window_s: float) -> None:
+    """Raise ProposalInvalid if its time is further from this clock's than `window_s`."""
+    now_s = time.time()
     if abs(said.timestamp.seconds + said.timestamp.nanos / 1e9 - now_s) > window_s:
         window = show_duration(window_s)
         window += {"h": "0m0s", "m": "0s"}.get(window[-1], "")  # as Go writes it

@@ -39,7 +39,6 @@ from chaindock.ledger.transaction import ParsedTransaction, code_name, parse_tra
 from chaindock.telemetry import get_logger
 
 _log = get_logger("orderer")
-_CONFIGS: Final = frozenset({"CONFIG", "ORDERER_TRANSACTION"})
 _UNCHECKED: Final = "config update for existing channel did not pass initial checks: "
 _WRITERS: Final = "/Channel/Writers"
 _CLOSED: Final = "the orderer is shutting down; nothing was submitted"
@@ -267,7 +266,7 @@ class Orderer:
         require_size(tx.size, self._options.absolute_max_bytes)
         if tx.channel is None:
             raise InvalidInput(f"the envelope cannot be read: {code_name(tx.code)}")
-        if tx.kind in _CONFIGS:
+        if tx.kind in {"CONFIG", "ORDERER_TRANSACTION"}:
             raise InvalidInput("message is of type that cannot be processed directly")
         if tx.channel != self._ledger.channel:
             raise InvalidInput(f"channel does not exist: {tx.channel!r}")

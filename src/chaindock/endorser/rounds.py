@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 Answered = tuple[Outcome, Sequence[ProposalResponse]]
 _FAILED_STATUS: Final = 500
 """From this status on an answer has what was read and written, too, but is not signed."""
-_UNEQUAL: Final = "ProposalResponsePayloads do not match"
 _MOST_SHOWN: Final = 3
 """Differences between two results that an error tells."""
 
@@ -235,7 +234,7 @@ class Round:
         if theirs.payload == own.payload:
             return ""
         self._unequal = theirs, own
-        return _UNEQUAL
+        return "ProposalResponsePayloads do not match"
 
     async def _not_endorsed(self, refusals: Mapping[str, str]) -> NotEndorsed:
         told = [f"{mspid}: {why}" for mspid, why in refusals.items()]

@@ -7,7 +7,6 @@ Source: docs/fabric/peer.md#cscc, docs/fabric/peer.md#qscc
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -38,12 +37,7 @@ from chaindock.ledger.reader import View
 from chaindock.lifecycle.contract import failed, succeeded
 
 _WITHOUT_ARGUMENT: Final = frozenset({"GetChannels", "JoinBySnapshotStatus"})
-_SNAPSHOTS: Final = (
-    "snapshots of a Fabric peer are not supported; this node has its channels from the "
-    "start"
-)
 _INFO: Final = "GetChainInfo"
-_NUMBER: Final = re.compile(rb"[0-9]+")
 _LAST: Final = (1 << 64) - 1
 """The number that stands for the newest block."""
 
@@ -83,7 +77,10 @@ class ConfigurationChaincode:
         with _worded(f"access denied for [{function}]: "):
             require_local(policy, identity, mspid)
         if function != "GetChannels":
-            raise InvalidInput(_SNAPSHOTS)
+            raise InvalidInput(
+                "snapshots of a Fabric peer are not supported; this node has its channels "
+                "from the start"
+            )
         answer = ChannelQueryResponse()
         for name in Joined(self._channels, mspid):
             answer.channels.add(channel_id=name)
@@ -224,7 +221,7 @@ async def _answer(channel: Channel, function: str, wanted: bytes) -> bytes:
 
 def _parse(text: bytes) -> int:
     cause, digits = "invalid syntax", text.lstrip(b"0") or b"0"
-    if _NUMBER.fullmatch(text):
+    if text.isdigit():
         cause = "value out of range"
         if len(digits) <= len(str(_LAST)) and (number := int(digits)) <= _LAST:
             return number

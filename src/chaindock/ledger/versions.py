@@ -47,7 +47,6 @@ _CURRENT = (
     "INDEXED BY versions_current ON key=column1 AND ns=? "
     "AND superseded IS NULL AND value IS NOT NULL"
 )
-_INDEXED = "SELECT ns FROM indexed"
 _VALUE = resolved("SELECT value, VALUE FROM versions WHERE id=?")
 _VALUE_BEFORE = resolved(
     "SELECT VALUE FROM versions WHERE ns=? AND key=? AND block<? "
@@ -221,7 +220,9 @@ class Versions:
         self._superseded += [row[0] for row in former if row]
         self._rows += rows
         if self._indexed is None:
-            self._indexed = {row[0] for row in self._db.execute(_INDEXED)}
+            self._indexed = {
+                row[0] for row in self._db.execute("SELECT ns FROM indexed")
+            }
         if ns in self._indexed:
             documents = ((row[1], tx, changes[name, "", row[1]][0]) for row in rows)
             store_documents(self._db, ns, block, documents)

@@ -49,10 +49,8 @@ Function = Callable[[Simulator, bytes, str], Any]
 """Takes a serialised argument message and the peer's MSP id; returns the answer."""
 PackageFunction = Callable[[bytes, str], Awaitable[Any]]
 
-_LEGACY: Final = "lscc"
 _LARGEST: Final = 128 * KIB
 """Bytes of an argument that holds no package: it is read on the event loop."""
-_NOT_FOUND: Final = 404
 
 
 class LifecycleContract:
@@ -121,7 +119,7 @@ class LifecycleContract:
                     raise InvalidInput(f"the argument has more than {_LARGEST} bytes")
                 answer = function(_require_channel(simulator), args[1], mspid)
         except NotFound as error:
-            return failed(error.message, _NOT_FOUND)
+            return failed(error.message, 404)
         except Denied as error:
             return failed(
                 f"Failed to authorize invocation due to failed ACL check: {error.message}"
@@ -209,7 +207,7 @@ class LifecycleContract:
             former = read_definition(simulator, definition.name)
             if former is None:
                 # As a peer does: the definition may be of the former lifecycle.
-                simulator.get_state(_LEGACY, definition.name)
+                simulator.get_state("lscc", definition.name)
             else:
                 check_collections(definition.collections, mspids, former.collections)
         except InvalidInput as error:

@@ -26,7 +26,6 @@ FUNCTION: Final = b"chaindock.state.write"
 """What the transaction shows as its function; keys and values follow in turn."""
 PRIVATE: Final = b"chaindock.state.writePrivate"
 """The same for a collection, which follows; keys and values are transient."""
-_FIRST_S: Final = 0.0
 _LAST_S: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 """Later times are refused: JSON of protobuf and most languages end at the year 9999."""
 
@@ -160,7 +159,7 @@ class Controls:
             offset_s = at_s - machine_s
         elif advance_s is not None:
             offset_s = clock.offset_s + advance_s
-        if not _FIRST_S <= machine_s + offset_s < _LAST_S:
+        if not 0 <= machine_s + offset_s < _LAST_S:
             raise InvalidInput(
                 "the time is before 1970 or after 9999",
                 hint="go back to the machine's time: chaindock time reset",

@@ -31,7 +31,6 @@ _FOREIGN = {
     "connection.json": "ccaas",
 }
 """Files that mark chaincode of a kind that is known and not supported."""
-_SERVICE_TYPES = ("ccaas", "external")
 _START_BY_HAND = (
     "start the chaincode yourself and have it served by a node with "
     "chaincode.mode: dev (chaindock deploy --dev NAME)"
@@ -96,7 +95,7 @@ def _unsupported(what: str, package_type: str) -> Unsupported:
     if kind == "java":
         why = f"Java chaincode is not supported yet; {why}"
         hint = _START_BY_HAND
-    elif kind in _SERVICE_TYPES:
+    elif kind in {"ccaas", "external"}:
         why = f"chaincode as a service is not supported; {why}"
         hint = f"deploy the directory of its source, or {_START_BY_HAND}"
     return Unsupported(f"{what}: {why}", hint=hint, package_type=package_type)

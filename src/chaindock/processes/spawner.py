@@ -139,9 +139,9 @@ class Spawner:
         child.release()
         return child
 
-    async def end_quietly(self, child: Child, grace_s: float = 0) -> None:
+    async def end_quietly(self, child: Child) -> None:
         """End `child` even if the caller is cancelled (again) meanwhile."""
-        ending = self._tasks.start(child.end(grace_s), f"end {child.record.run_id}")
+        ending = self._tasks.start(child.end(0), f"end {child.record.run_id}")
         await asyncio.shield(ending)
 
     async def end_runs_of(self, ccid: Ccid, grace_s: float) -> None:

@@ -13,7 +13,7 @@ import pytest
 from chaindock.cli.progress import watch_attempt
 from chaindock.cli.ps import planned
 from chaindock.cli.show import show_error, visible
-from chaindock.errors import BuildFailed, ChaindockError, NodeError, Unsupported
+from chaindock.errors import BuildFailed, ChaindockError, NodeError
 from chaindock.ids import name_from_label
 
 
@@ -345,15 +345,6 @@ def test_hashes_are_short_for_people_and_whole_in_json(capsys):
     )
     show_error(error, as_json=True)
     assert "ab" * 32 in capsys.readouterr().out
-
-
-def test_verdict_of_every_builder_is_shown(capsys):
-    verdicts = {"docker": "no such type", "process": "neither"}
-    show_error(Unsupported("nobody takes it", verdicts=verdicts), as_json=False)
-    assert capsys.readouterr().err.splitlines()[1:] == [
-        "  docker  no such type",
-        "  process neither",
-    ]
 
 
 @pytest.mark.parametrize(

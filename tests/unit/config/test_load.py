@@ -101,13 +101,6 @@ def test_empty_values_of_the_file_set_nothing(tmp_path):
     assert load(tmp_path, env={}).docker.sandbox.dns == ()
 
 
-def test_build_and_run_get_the_same_name_servers(tmp_path):
-    core(tmp_path, "vm:\n  docker:\n    hostConfig:\n      Dns: [10.0.0.1, 10.0.0.2]\n")
-    config = load(tmp_path, env={})
-    assert config.docker.sandbox.dns == ("10.0.0.1", "10.0.0.2")
-    assert config.docker.compile.dns == ("10.0.0.1", "10.0.0.2")
-
-
 def test_values_are_taken_as_they_are_written(tmp_path):
     core(tmp_path, "peer: {id: 007, networkId: 1:30}\n")
     config = load(tmp_path, env={})

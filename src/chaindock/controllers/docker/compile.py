@@ -92,12 +92,12 @@ class Compiler:
             await self._take(artifact)
 
     def _body(self, plan: BuildPlan, image: BaseImage) -> dict[str, Any]:
-        options = self._options
+        options, sandbox = self._options, self._session.options.sandbox
         host = limits(
             options.memory_bytes,
             options.pids,
             CpuShares=options.cpu_shares,
-            CgroupParent=options.cgroup_parent,
+            CgroupParent=sandbox.cgroup_parent,
         )
         host |= {
             "Init": True,
@@ -109,8 +109,8 @@ class Compiler:
                 Ulimit("fsize", options.artifact_bytes, options.artifact_bytes),
             ),
             "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m"}},
-            "Dns": list(options.dns),
-            "ExtraHosts": list(options.extra_hosts),
+            "Dns": list(sandbox.dns),
+            "ExtraHosts": list(sandbox.extra_hosts),
             "Mounts": [
                 {
                     "Type": "volume",

@@ -270,9 +270,6 @@ class CompileOptions:
     """Time without output after which a build step has failed."""
     limit_s: float = 24 * 3600.0
     artifact_bytes: int = 2048 * MIB
-    dns: Addresses = option((), "vm.docker.hostConfig.Dns")
-    extra_hosts: Hosts = option((), "vm.docker.hostConfig.ExtraHosts")
-    cgroup_parent: str = option("", "vm.docker.hostConfig.CgroupParent")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,12 @@ from chaindock.container.environment import merged_ca
 from chaindock.controllers.docker.compile import Compiler, build_places
 from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.images import BaseImage
-from chaindock.controllers.docker.options import CompileOptions, EndpointOptions
+from chaindock.controllers.docker.options import (
+    CompileOptions,
+    DockerOptions,
+    EndpointOptions,
+    SandboxOptions,
+)
 from chaindock.errors import EngineError
 from chaindock.ids import Ccid
 from support.doubles.fake_engine import fake_engine
@@ -104,14 +109,16 @@ def test_in_a_container_programs_are_on_the_path_and_the_rest_lies_together():
     ("named", "expected"),
     [("", ["network", "fill", "network", "start"]), ("theirs", ["fill", "start"])],
 )
-async def test_a_network_that_was_pruned_meanwhile_is_there_at_the_start(
+async def test_a_build_has_the_name_servers_of_runs_and_a_network_that_is_there(
     tmp_path: Path, named: str, expected: list[str]
 ):
     class Recorded:
         container = Engine.container
 
         async def create_container(self, _name: None, body: dict[str, Any]) -> str:
-            assert body["HostConfig"]["NetworkMode"] == (named or "ours")
+            host = body["HostConfig"]
+            assert host["NetworkMode"] == (named or "ours")
+            assert host["Dns"] == ["10.0.0.1"]  # as what runs
             return "c1"
 
         async def for_builds(self) -> str:
@@ -133,7 +140,10 @@ async def test_a_network_that_was_pruned_meanwhile_is_there_at_the_start(
         engine=recorded,
         networks=recorded,
         node=NodeLabels("node1", "peer0", "dev"),
-        options=SimpleNamespace(compile=CompileOptions(network=named)),
+        options=DockerOptions(
+            sandbox=SandboxOptions(dns=("10.0.0.1",)),
+            compile=CompileOptions(network=named),
+        ),
     )
     compiler = Compiler(cast("EngineSession", session), BuildEnvironment(), attempt)
     plan = cast("BuildPlan", SimpleNamespace(caches=(), steps=()))
