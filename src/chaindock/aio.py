@@ -45,10 +45,7 @@ async def off_loop(nbytes: int, work: Callable[[], T]) -> T:
 
 
 class Latch(Generic[T]):
-    """One outcome for any number of waiters; the first `settle` or `fail` wins.
-
-    A waiter that is cancelled leaves the latch as it is.
-    """
+    """One outcome for any number of waiters; the first `settle` or `fail` wins."""
 
     def __init__(self) -> None:
         self._done = asyncio.Event()

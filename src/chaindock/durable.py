@@ -20,10 +20,7 @@ _PASSING = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_BUSY}
 def storing(
     what: str, path: Path, hint: str = "check free space and permissions there"
 ) -> Iterator[None]:
-    """Raise StorageError, which says `what` cannot be done with `path`, and why.
-
-    It stands for an OSError or an error of SQLite in the block.
-    """
+    """Raise StorageError for an OSError or error of SQLite: `what`, `path` and why."""
     try:
         yield
     except ConnectionError:  # of a client

@@ -123,11 +123,7 @@ class Handler:
     # --- the life of a stream -------------------------------------------------------
 
     async def run(self, stream: Stream) -> StreamEnd:
-        """Serve `stream`, of either role, until it ends.
-
-        Returns: why; the caller tells the other side.
-        Cancelled: everything ends as if the stream had.
-        """
+        """Serve `stream`, of either role, until it ends; return why."""
         outbox = self._outbox = Outbox(stream, self.calls.budget)
         self._registry.connected(self)
         loop = asyncio.get_running_loop()

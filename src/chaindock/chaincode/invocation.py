@@ -62,10 +62,7 @@ BATCH_BYTES: Final = 1024 * 1024
 
 
 class CollectionRules(Protocol):
-    """Who may do what with the collections of a chaincode; answers are kept.
-
-    Implemented by lifecycle.collections.Collections.
-    """
+    """Who may do what with collections: lifecycle.collections.Collections."""
 
     def require(self, collection: str, *, write: bool) -> bool:
         """Return whether the peer has the values of a collection.
@@ -125,10 +122,7 @@ class Invocation:
     _rules: CollectionRules | None = None
 
     def require(self, collection: str, *, write: bool = False) -> bool:
-        """Refuse a collection that the client may not read, or write.
-
-        Returns and raises: as `CollectionRules`. InvalidInput: in Init.
-        """
+        """As `CollectionRules.require`. Raises: InvalidInput: in Init."""
         return self.rules().require(collection, write=write)
 
     def rules(self) -> CollectionRules:

@@ -96,10 +96,7 @@ class RuntimeLauncher:
             return run
 
     async def await_program(self, attempt: Attempt) -> Running:
-        """Return the run of a program that a user starts by hand (development mode).
-
-        Waits until the program has registered as `attempt.ccid`.
-        """
+        """Return the run of a program that a user starts, once it has registered."""
         run = Running(self._registry, attempt)
         handler = self._registry.find_ready(attempt.ccid)
         if handler is None:

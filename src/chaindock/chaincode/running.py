@@ -98,10 +98,7 @@ class Running:
             )
 
     async def stop(self, grace_s: float, drain_s: float) -> Exit:
-        """Refuse new calls, give open ones `drain_s` seconds, and end the run.
-
-        `grace_s`: seconds between SIGTERM and SIGKILL.
-        """
+        """Take no new calls, give open ones `drain_s` seconds, and stop the instance."""
         handler = self._registry.find(self.ccid) or self.handler
         if handler is not None:
             try:

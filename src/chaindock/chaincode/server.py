@@ -100,10 +100,7 @@ class ChaincodeListener(CallbackListener):
         await self._server.adopt(listener, most)
 
     async def listen_for_programs(self) -> tuple[str, ClientTls | None]:
-        """Listen for programs that a user starts (development mode).
-
-        Returns: the address that they dial; what they show, None without TLS.
-        """
+        """Return what programs of users dial, and what they show; None: without TLS."""
         bound, port = self._listen.bind or PROGRAMS
         address = self._advertised(bound or PROGRAMS[0], port, PROGRAMS[0])
         if self._authority is None:

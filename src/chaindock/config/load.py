@@ -112,10 +112,7 @@ def load(
 
 
 def _of_file(path: Path) -> Iterator[Given | Ignored]:
-    """Yield what a core.yaml sets, but for the sections of single chaincodes.
-
-    Raises: ConfigInvalid: not readable, not YAML, an unknown key in our section.
-    """
+    """Yield what a core.yaml sets, but for single chaincodes. Raises: ConfigInvalid."""
     for name, value, line in _walk(path):
         origin = f"{path}:{line}"
         key = KNOWN.get(name.lower())
@@ -154,10 +151,7 @@ def _reason(name: str) -> str:
 
 
 def _of_variables(env: Mapping[str, str]) -> Iterator[Given | Ignored]:
-    """Yield what CORE_* variables, and those of Fabric that have no key, set.
-
-    Raises: ConfigInvalid: an unknown CORE_CHAINDOCK_ variable.
-    """
+    """Yield what CORE_* variables set. Raises: ConfigInvalid: an unknown one."""
     for name, key in VARIABLES.items():
         if name in env:
             yield Given(key, env[name], f"env {name}", Path.cwd())

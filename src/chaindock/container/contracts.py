@@ -62,10 +62,7 @@ class ClientTls:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What one chaincode gets instead of the defaults; None = the default.
-
-    The keys are those of a section of `chaindock.chaincodes`.
-    """
+    """What a section of `chaindock.chaincodes` can set; None = the default."""
 
     memory_bytes: Memory | None = option(None, "memory")
     """Memory of the chaincode; 0 = unlimited."""

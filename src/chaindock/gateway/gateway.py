@@ -61,10 +61,7 @@ def service(
     feeds: Feeds,
     seat: Seat,
 ) -> Service:
-    """Return the service of one peer, for `ClientListener`.
-
-    `execute_s`: chaincode.executetimeout.
-    """
+    """Return the service of one peer; `execute_s`: chaincode.executetimeout."""
     limit_s = options.endorsement_s if options.endorsement_s < execute_s else None
     made = Gateway(channels, options, limit_s, seat)
     unary = {

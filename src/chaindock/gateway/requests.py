@@ -52,10 +52,7 @@ def is_bound(claimed: bytes, context: Context) -> bool:
 
 
 def evaluated(raw: bytes) -> tuple[Any, Proposal | ProposalInvalid]:
-    """Return an EvaluateRequest, and its proposal or what an endorser says of it.
-
-    Raises: Refusal.
-    """
+    """Return an EvaluateRequest, and its proposal or what is wrong. Raises: Refusal."""
     request = unmarshalled(pb.EvaluateRequest, raw)
     if not request.HasField("proposed_transaction"):
         raise invalid(f"{_UNPACK}a signed proposal is required")
@@ -127,10 +124,7 @@ def submitted(raw: bytes) -> tuple[str, bytes]:
 
 
 def commit_status(raw: bytes) -> tuple[Any, Any]:
-    """Return a CommitStatusRequest, and the message that it was signed in.
-
-    Raises: Refusal.
-    """
+    """Return a CommitStatusRequest and what it was signed in. Raises: Refusal."""
     signed = unmarshalled(pb.SignedCommitStatusRequest, raw)
     request = _inner(pb.CommitStatusRequest, signed, "commit status")
     if not request.identity:
@@ -143,10 +137,7 @@ def commit_status(raw: bytes) -> tuple[Any, Any]:
 
 
 def events(raw: bytes) -> tuple[Any, Any]:
-    """Return a ChaincodeEventsRequest, and the message that it was signed in.
-
-    Raises: Refusal.
-    """
+    """Return a ChaincodeEventsRequest and what it was signed in. Raises: Refusal."""
     signed = unmarshalled(pb.SignedChaincodeEventsRequest, raw)
     return _inner(pb.ChaincodeEventsRequest, signed, "chaincode events"), signed
 

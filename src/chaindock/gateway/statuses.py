@@ -34,11 +34,7 @@ of trailers; they would tell of the trailers instead."""
 
 
 class Refusal(CallEnded):
-    """Ends a call with a status.
-
-    Args:
-        details: what peers said, each with its address and MSP id.
-    """
+    """Ends a call with a status; `details`: what peers said, by address and MSP id."""
 
     def __init__(self, code: Status, text: str, *details: ErrorDetail) -> None:
         self.details = details

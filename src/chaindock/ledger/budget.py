@@ -33,10 +33,7 @@ class Budget:
         self.held = 0
 
     def take(self, nbytes: int) -> None:
-        """Count `nbytes` as held; negative: no longer.
-
-        Raises: BudgetExceeded; then nothing was taken.
-        """
+        """Count `nbytes` as held, or no longer. Raises: BudgetExceeded: no change."""
         held = self.held + nbytes
         if held > self.limit:
             raise BudgetExceeded(

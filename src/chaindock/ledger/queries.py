@@ -216,10 +216,7 @@ class RangeResults(KeyResults):
 
 
 class HistoryResults(Results):
-    """Changes of one key as `queryresult.KeyModification`, newest first.
-
-    Nothing is recorded: histories are not protected against change.
-    """
+    """Changes of a key as `queryresult.KeyModification`, newest first; not recorded."""
 
     def __init__(self, simulator: Simulator, ns: str, key: bytes) -> None:
         super().__init__(simulator)

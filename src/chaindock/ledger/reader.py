@@ -94,10 +94,7 @@ class Change:
 
 
 class LedgerReader:
-    """Reads the database file at `path`; an async context manager.
-
-    Entering raises LedgerError when the file cannot be opened.
-    """
+    """Reads the file at `path`; an async context manager. Raises: LedgerError."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -31,10 +31,7 @@ _Blocks = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """What a user says of a definition.
-
-    Raises: InvalidInput: no version can be like that.
-    """
+    """What a user says of a definition. Raises: InvalidInput: no such version."""
 
     version: str | None = None
     """None = as it is for the same package, else `<sequence>.0`."""

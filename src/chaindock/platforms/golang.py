@@ -113,10 +113,7 @@ class Golang(Platform):
         return Selection(files, path, "golang")
 
     def plan(self, tree: Path, import_path: str) -> BuildPlan:
-        """Return `go mod download` (unless vendored) and `go build`.
-
-        Raises: SourceInvalid: `import_path` is none, or is not in the tree.
-        """
+        """Return `go mod download`, if needed, and `go build`. Raises: SourceInvalid."""
         source = Tree(tree / "src")
         import_path = import_path or "."
         rest = import_path.removeprefix("./").split("/")

@@ -92,10 +92,7 @@ class Node(Platform):
         return Selection(files, "", "node", _stale_output(tree, files))
 
     def plan(self, tree: Path, import_path: str) -> BuildPlan:  # noqa: ARG002
-        """Return copy, npm install, and the build script when its result is missing.
-
-        Raises: SourceInvalid: no package.json, or no usable start script.
-        """
+        """Return copy, npm install, and perhaps a build. Raises: SourceInvalid."""
         return _plan(Tree(tree / "src"))
 
 

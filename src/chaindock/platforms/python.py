@@ -137,19 +137,13 @@ class Python(Platform):
     )
 
     def select(self, source: Path) -> Selection:
-        """Return everything but virtual environments and what Python compiled.
-
-        Raises: SourceInvalid: it could not be built or started either.
-        """
+        """Return all but what Python and venv made of it. Raises: SourceInvalid."""
         _plan(Tree(source.resolve(), trusted=True))
         files = collect(source, skip_folders="*.egg-info", skip_files=(".pyc", ".pyo"))
         return Selection(files, "", "python")
 
     def plan(self, tree: Path, import_path: str) -> BuildPlan:  # noqa: ARG002
-        """Return copy, virtual environment, and pip install.
-
-        Raises: SourceInvalid: no file to start, or requirements that cannot be read.
-        """
+        """Return copy, virtual environment, and pip install. Raises: SourceInvalid."""
         return _plan(Tree(tree / "src"))
 
 
