@@ -51,13 +51,12 @@ class Members:
         self.peers.clear()
         self.peers.update((mspid, one) for mspid, one in known if mspid not in stopped)
 
-    def stopped(self) -> dict[str, Identity]:
-        """Return the peers of this node that do not run, by MSP id."""
-        known = self._known.items()
-        creators = {
-            mspid: one.creator for mspid, one in known if mspid not in self.peers
-        }
-        return self.configuration.msps.valid(creators)
+    def identities(self) -> dict[str, Identity]:
+        """Return the node's peers by MSP id, those that run first."""
+        known = {**self.peers, **self._known}
+        return self.configuration.msps.valid(
+            {mspid: one.creator for mspid, one in known.items()}
+        )
 
     def get(self, mspid: str | None) -> Organization:
         """Return a member; `Org2` is Org2MSP, None the first one. Raises: NotFound."""

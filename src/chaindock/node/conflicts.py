@@ -5,7 +5,7 @@ Source: docs/fabric/ledger.md#mvcc, docs/fabric/policies.md#what-is-checked
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from fabric_protos.common import policies_pb2
@@ -44,8 +44,7 @@ def reasons(
     """
     found = None
     if place.code == codes.ENDORSEMENT_POLICY_FAILURE:
-        before, stopped = view.snapshot(place.block), members.stopped()
-        found = unmet(envelope, before, members.configuration, stopped)
+        found = unmet(envelope, view.snapshot(place.block), members)
         key, collection = found["key"], found["collection"]
         found["key_hash"] = None
         if key and collection:
@@ -117,24 +116,19 @@ def _told(where: tuple[str, str], name: bytes | None, last: Change) -> dict[str,
     }
 
 
-def unmet(
-    envelope: bytes,
-    before: Snapshot,
-    configuration: Configuration,
-    stopped: Mapping[str, Identity],
-) -> dict[str, Any]:
+def unmet(envelope: bytes, before: Snapshot, members: Members) -> dict[str, Any]:
     """Return why a transaction has the code ENDORSEMENT_POLICY_FAILURE.
 
-    `before` is the state before its block; the members of the channel are those of now,
-    of which `stopped` are the peers that do not run.
+    `before` is the state before its block; the members of the channel are those of now.
 
     Returns:
         `namespace`; `collection`, "" = public; `key` (bytes; a hash in a collection; None =
         it is not the policy of a key); `policy` as text, `reason` if the policy is one of
         the channel; `endorsers`: who signed, as in `Org1MSP.peer`; `stopped`: MSP ids of
-        the peers that would satisfy the policy, too, and do not run. `policy` is None if
+        the peers that do not run and without which it is not satisfied. `policy` is None if
         all policies hold: an earlier transaction of the block changed that of a written key.
     """
+    configuration = members.configuration
     tx, _ = parse_and_check(envelope, configuration.channel, configuration.msps)
     signed = [f"{one.mspid}.{one.role}" for one in tx.endorsers]
     told: dict[str, Any] = {"namespace": tx.name, "collection": "", "key": None}
@@ -144,7 +138,7 @@ def unmet(
             if not rule(tx.endorsers):
                 policy, reason = _words(rule, configuration, tx.endorsers)
                 told |= {"namespace": name, "collection": rule.collection}
-                told["stopped"] = _missing(rule, tx.endorsers, stopped)
+                told["stopped"] = _stopped(rule, tx.endorsers, members)
                 return told | {"key": rule.key, "policy": policy, "reason": reason}
     except Broken as broken:
         if broken.code == codes.ENDORSEMENT_POLICY_FAILURE:
@@ -161,11 +155,16 @@ def _rules(
             yield name, rule
 
 
-def _missing(
-    rule: Rule, endorsers: Sequence[Identity], others: Mapping[str, Identity]
-) -> list[str]:
-    """Return as few of the others as would satisfy a policy beside the endorsers."""
-    return fewest(dict(others), [lambda more: rule([*endorsers, *more])])
+def _stopped(rule: Rule, endorsers: Sequence[Identity], members: Members) -> list[str]:
+    """Return the fewest stopped peers that satisfy a policy beside what runs."""
+    signed = {one.fingerprint for one in endorsers}
+    others = {
+        mspid: one
+        for mspid, one in members.identities().items()
+        if one.fingerprint not in signed
+    }
+    needed = fewest(others, [lambda more: rule([*endorsers, *more])])
+    return [mspid for mspid in needed if mspid not in members.peers]
 
 
 def _words(

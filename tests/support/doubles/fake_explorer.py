@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def members_of(ledger: Ledger) -> Any:
     """Return the `Members` of a channel whose peers all run, for an `Explorer`."""
-    return SimpleNamespace(configuration=Configuration.of(ledger), stopped=dict)
+    found = Configuration.of(ledger)
+    return SimpleNamespace(configuration=found, identities=dict, peers=())
 
 
 class FakeExplorer:

@@ -113,13 +113,17 @@ class TestOfSeveralOrganisations:
     async def test_a_stopped_peer_that_is_needed_is_told(
         self, node, members, organizations
     ):
+        """Also if others that run would have to endorse besides."""
         await members.add("Org2", node.orderer)
+        await members.add("Org3", node.orderer)
         async with LedgerReader(node.ledger._path) as reader:
             explorer = Explorer(node.ledger, reader, members)
             caller = replace(node.caller, explain=explorer.reasons)
             for policy, stopped in {
                 "OR('Org9MSP.peer')": [],
                 BOTH: ["Org2MSP"],
+                "AND('Org1MSP.peer','Org2MSP.peer','Org3MSP.peer')": ["Org2MSP"],
+                "AND('Org2MSP.peer','Org9MSP.peer')": [],
             }.items():
                 await node.define(validation_parameter=signed_by(policy))
                 organizations.stopped.add("Org2MSP")
