@@ -50,9 +50,10 @@ class StreamOptions:
         "CouchDB", "ledger.state.stateDatabase"
     )
     """With goleveldb, rich queries are refused as by a peer that has no CouchDB."""
-    strict_queries: bool = option(True, "chaindock.ledger.strictFabric")
-    """Treat rich queries as a peer with CouchDB does: refuse one that sorts without an
-    index, ignore its limit, and skip keys again in every 1000 results."""
+    strict: bool = option(True, "chaindock.ledger.strictFabric")
+    """Do as a peer with CouchDB: refuse keys, and fields of JSON values, that begin with _,
+    and rich queries that sort without an index; ignore the limit of a query, and skip keys
+    again in every 1000 results."""
     history_database: bool = option(True, "ledger.history.enableHistoryDatabase")
     """Contracts may read the history of a key."""
     max_message_bytes: Bytes = option(100 * MIB, "peer.maxRecvMsgSize")

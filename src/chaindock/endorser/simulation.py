@@ -254,7 +254,7 @@ class Simulation:
             return self._find(name)
         except NotFound as error:
             if "sequence" not in error.facts:
-                self.simulator.get_state(_LEGACY, name)  # a peer looks there, too
+                self.simulator.saw((_LEGACY, ""), name, None)  # a peer looks there, too
             raise NotFound(
                 f"invalid invocation: [channel {channel}] failed to get chaincode "
                 f"container info for {name}: {error.message}",

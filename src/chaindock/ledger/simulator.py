@@ -20,6 +20,7 @@ from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerError, ReadOnlyViolation
 from chaindock.ids import TxId
 from chaindock.ledger.budget import ENTRY_BYTES, Budget, text_bytes
+from chaindock.ledger.couchdb import require_storable
 from chaindock.ledger.encoding import Version
 from chaindock.ledger.mango.query import Query, parse_query
 from chaindock.ledger.mango.results import QueryResults
@@ -89,14 +90,14 @@ class Simulator:
 
     def get_state(self, ns: str, key: str) -> bytes | None:
         """Return the committed value, None if the key is absent; records the read."""
-        raw = encode_key(key)
+        raw = self._key(key)
         row = self.snapshot().get(ns, raw)
         self.saw((ns, ""), key, row and row[1:])
         return row and row[0]
 
     def get_metadata(self, ns: str, key: str, collection: str = "") -> dict[str, bytes]:
         """Return the committed metadata by name, records a read of the key (or key hash)."""
-        raw = encode_key(key)
+        raw = encode_key(key) if collection else self._key(key)
         row = self.snapshot().get_metadata(ns, collection, _stored(raw, collection))
         self.saw((ns, collection), key, row and row[1:])
         if row is None or row[0] is None:
@@ -120,7 +121,7 @@ class Simulator:
         Raises: LedgerError: with `compare`, value and hash are not of one version, so
         that the peer does not have the value that the hash belongs to.
         """
-        raw = encode_key(key)
+        raw = self._key(key)
         self.private_reads.add((ns, collection))
         value, found, public = self.snapshot().get_private(
             ns, collection, _stored(raw, collection)
@@ -171,13 +172,10 @@ class Simulator:
         self._records[ns, collection].purged.add(key)
 
     def _put(self, ns: str, collection: str, key: str, value: bytes) -> None:
-        self._begin_write(key)
+        self._begin_write(key, value)
         writes = self._records[ns, collection].writes
-        former = writes.get(key)
-        if former is None:
-            self.hold(text_bytes(key) + len(value) + ENTRY_BYTES)
-        else:
-            self.hold(len(value) - len(former))
+        new = 0 if key in writes else text_bytes(key) + ENTRY_BYTES
+        self.hold(new + len(value) - len(writes.get(key, b"")))
         writes[key] = value
 
     def put_metadata(
@@ -189,18 +187,20 @@ class Simulator:
         """
         self._begin_write(key)
         metadata = self._records[ns, collection].metadata
-        former = metadata.get(key)
-        if former is None:
-            self.hold(text_bytes(key) + ENTRY_BYTES + _size(entries))
-        else:
-            self.hold(_size(entries) - _size(former))
+        new = 0 if key in metadata else text_bytes(key) + ENTRY_BYTES
+        self.hold(new + _size(entries) - _size(metadata.get(key, {})))
         metadata[key] = dict(entries)
 
-    def _begin_write(self, key: str) -> None:
+    def _key(self, key: str, value: bytes = b"") -> bytes:
+        if self.strict:
+            require_storable(key, value)
+        return encode_key(key)
+
+    def _begin_write(self, key: str, value: bytes = b"") -> None:
         if self._queried or self._sealed or self._snapshot is None:
             self._refuse_write()
         self._written = True  # even if what follows fails, as in Fabric
-        size = len(encode_key(key))
+        size = len(self._key(key, value))
         if size > MOST_KEY_BYTES:
             raise InvalidInput(
                 f"a key of {size} bytes cannot be written: the limit is "

@@ -229,6 +229,8 @@ class Channels(Mapping[str, NodeChannel]):
         It is made on first use, of the node's first organisation and `founders`.
         """
         config, first = self._config, self.organizations.first
+        stream = config.stream
+        strict = stream.strict and stream.state_database == "CouchDB"
         path, marker = self._home.ledger(name)
         address = self.orderer or configured(config.gateway)
         others = [one.msp for one in founders if one is not first]
@@ -236,14 +238,7 @@ class Channels(Mapping[str, NodeChannel]):
         genesis = partial(genesis_envelope, name, *about)
         async with AsyncExitStack() as stack:
             ledger = await stack.enter_async_context(
-                Ledger(
-                    path,
-                    name,
-                    first.orderer,
-                    genesis,
-                    marker=marker,
-                    strict=config.stream.strict_queries,
-                )
+                Ledger(path, name, first.orderer, genesis, marker=marker, strict=strict)
             )
             reader = await stack.enter_async_context(LedgerReader(path))
             configuration = Configuration.of(ledger)

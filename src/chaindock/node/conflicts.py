@@ -25,12 +25,7 @@ from chaindock.ledger.encoding import Version
 from chaindock.ledger.ledger import TxLocation
 from chaindock.ledger.reader import Change, View
 from chaindock.ledger.snapshots import ABOVE_ALL, Snapshot, after
-from chaindock.ledger.transaction import (
-    Broken,
-    ParsedTransaction,
-    Space,
-    parse_transaction,
-)
+from chaindock.ledger.transaction import Broken, Space, parse_transaction
 
 _CONFLICTS: Final = {codes.MVCC_READ_CONFLICT, codes.PHANTOM_READ_CONFLICT}
 
@@ -64,11 +59,8 @@ def explain(view: View, envelope: bytes, place: TxLocation) -> dict[str, Any] | 
     """
     if place.code not in _CONFLICTS:
         return None
-    for space in parse_transaction(envelope, None).spaces:
-        found = next(_stale(view, space, (place.block, place.index)), None)
-        if found is not None:
-            return found
-    return None
+    below, spaces = (place.block, place.index), parse_transaction(envelope, None).spaces
+    return next((one for space in spaces for one in _stale(view, space, below)), None)
 
 
 def _stale(view: View, space: Space, below: Version) -> Iterator[dict[str, Any]]:
@@ -133,8 +125,18 @@ def unmet(envelope: bytes, before: Snapshot, members: Members) -> dict[str, Any]
     signed = [f"{one.mspid}.{one.role}" for one in tx.endorsers]
     told: dict[str, Any] = {"namespace": tx.name, "collection": "", "key": None}
     told |= {"policy": None, "reason": None, "endorsers": signed, "stopped": []}
+    validator, state, met = (
+        Validator(configuration),
+        SnapshotState(before),
+        KeyPolicies(),
+    )
+    rules = (
+        (name, rule)
+        for name in written(tx.name, tx.spaces)
+        for rule in validator.policies(name, tx.spaces, state, met)
+    )
     try:
-        for name, rule in _rules(tx, Validator(configuration), SnapshotState(before)):
+        for name, rule in rules:
             if not rule(tx.endorsers):
                 policy, reason = _words(rule, configuration, tx.endorsers)
                 told |= {"namespace": name, "collection": rule.collection}
@@ -144,15 +146,6 @@ def unmet(envelope: bytes, before: Snapshot, members: Members) -> dict[str, Any]
         if broken.code == codes.ENDORSEMENT_POLICY_FAILURE:
             told["policy"] = "of a collection that is not defined, or too large"
     return told
-
-
-def _rules(
-    tx: ParsedTransaction, validator: Validator, state: SnapshotState
-) -> Iterator[tuple[str, Rule]]:
-    met = KeyPolicies()
-    for name in written(tx.name, tx.spaces):
-        for rule in validator.policies(name, tx.spaces, state, met):
-            yield name, rule
 
 
 def _stopped(rule: Rule, endorsers: Sequence[Identity], members: Members) -> list[str]:

@@ -63,9 +63,16 @@ def blocks() -> list[bytes]:
 
 
 def ledger_of(path: Path, **options: Any) -> Ledger:
-    """Return a ledger with the recorded genesis block."""
+    """Return a ledger with the recorded genesis block; the recorded peer has LevelDB."""
     genesis = common_pb2.Block.FromString(blocks()[0]).data.data[0]
-    return Ledger(path / "ledger.db", CHANNEL, BlockKey(), lambda: genesis, **options)
+    return Ledger(
+        path / "ledger.db",
+        CHANNEL,
+        BlockKey(),
+        lambda: genesis,
+        strict=False,
+        **options,
+    )
 
 
 def transactions(number: int) -> list[ParsedTransaction]:
