@@ -25,6 +25,13 @@ class Holds:
     what: str = ""
 
 
+@dataclass
+class Beats:
+    """How much too late the latest timer came, in seconds."""
+
+    latest_s: float = 0.0
+
+
 @contextlib.contextmanager
 def watched() -> Iterator[Holds]:
     """Measure all callbacks of the loop that runs in this block."""
@@ -43,3 +50,21 @@ def watched() -> Iterator[Holds]:
         yield found
     finally:
         asyncio.Handle._run = run  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def beating() -> Iterator[Beats]:
+    """Have a timer of the loop, of 1 ms, see how late it comes, whoever has held it up."""
+    found, loop = Beats(), asyncio.get_running_loop()
+    timers: list[asyncio.Handle] = []
+
+    def beat(due_s: float) -> None:
+        found.latest_s = max(found.latest_s, loop.time() - due_s)
+        due_s = loop.time() + 0.001
+        timers[:] = [loop.call_at(due_s, beat, due_s)]
+
+    beat(loop.time())
+    try:
+        yield found
+    finally:
+        timers[0].cancel()

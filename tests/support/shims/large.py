@@ -26,6 +26,13 @@ Kind = shim.ChaincodeMessage
 ROWS, ROW = 10_000, b'{"colour":"red","size":7,"text":"%s"}' % (b"x" * 900)
 
 
+JSON = b'{"colour":"green","n":%s,"size":7,"values":[%s]}' % (
+    b"[" + b",".join([b"[]"] * (MIB // 6)) + b"]",
+    b",".join([b'{"a":1.5}'] * (MIB // 3)),
+)
+"""3 MiB, half of which an index has."""
+
+
 def records(
     count: int, value: bytes, first: int = 0, kind: int = shim.WriteRecord.PUT_STATE
 ) -> Request:
@@ -93,6 +100,21 @@ WORK: dict[str, Any] = {
     "answer of 9 MiB": list,
 }
 """What is asked of the node, by name."""
+WORK_JSON: dict[str, Any] = {
+    "put JSON of 6 MiB": lambda: [
+        (Kind.PUT_STATE, shim.PutState(key=f"json{number}", value=JSON))
+        for number in range(2)
+    ],
+    "rich query by an index": lambda: query(
+        '{"selector":{"colour":"green"},"fields":["n"]}'
+    ),
+    "rich query, all of it": lambda: query('{"selector":{"colour":"green"}}'),
+    "rich query with a filter": lambda: query(
+        '{"selector":{"colour":"green","n":{"$gt":1},"size":7}}'
+    ),
+    "rich query without an index": lambda: query('{"selector":{"size":7}}'),
+}
+"""What is asked about documents with much JSON, by name."""
 
 
 async def ask(peer: ShimPeer, to: Any, kind: int, request: Any) -> int:
@@ -118,7 +140,7 @@ async def main(address: str, own: str) -> None:
         while (to := await peer.next()) is not None:
             args = chaincode_pb2.ChaincodeInput.FromString(to.payload).args
             name, size = args[0].decode(), 0
-            for kind, request in WORK[name]():
+            for kind, request in (WORK | WORK_JSON)[name]():
                 if kind == Kind.WRITE_BATCH_STATE:
                     reply = await peer.ask(to, kind, request)
                     assert reply.type == Kind.RESPONSE, reply.payload[:300]

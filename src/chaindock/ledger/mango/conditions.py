@@ -7,7 +7,6 @@ Source: docs/fabric/rich-queries.md#selectors
 from __future__ import annotations
 
 import json
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ MAX_WORK: Final = 20_000_000
 """What a query does for one document, in instructions of a pattern times bytes of a text;
 more ends the query. Takes 0.3 s."""
 QUICK_VISITS, QUICK_WORK = 5_000, 300_000
-"""So much of both is done on the event loop, in some 5 ms; a thread does more."""
+"""So much of both is done on the event loop, in some 5 ms; another process does more."""
 MAX_INDEX_WORK: Final = 1_000_000
 """The same of the selector of a partial index, which is evaluated for each document of a
 block; with more, the index does not have the document."""
@@ -50,12 +49,12 @@ COMPARE: Final[dict[str, Callable[[bytes, bytes], bool]]] = {
 
 
 class Slow(Exception):
-    """A condition takes too long for the event loop."""
+    """A document takes too long for the event loop: `apart.apart` does it."""
 
 
 @dataclass
-class Work(threading.local):
-    """What a selector has done for the document at hand, each thread for its own."""
+class Work:
+    """What a selector has done for the document at hand."""
 
     limit: int = MAX_WORK
     """As MAX_WORK."""

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from chaindock.ledger.contents import lost_value, resolved
+from chaindock.ledger.mango.apart import large_apart
 from chaindock.ledger.mango.indexes import Definition, Index
 from chaindock.ledger.mango.order import sort_key
 from chaindock.ledger.mango.selector import ID, parse_partial, parse_path
@@ -47,9 +48,12 @@ _NEXT: Final = resolved(
 def prepare(db: sqlite3.Connection) -> None:
     """Add the functions of statements; each connection to a ledger needs them."""
     db.create_function("lost_value", 1, lost_value)
-    db.create_function("mango_key", 3, _mango_key, deterministic=True)
-    db.create_function("mango_matches", 3, _mango_matches, deterministic=True)
-    db.create_function("mango_document", 1, document_of, deterministic=True)
+    for name, function, count in (
+        ("mango_key", large_apart(_mango_key, 1), 3),
+        ("mango_matches", large_apart(_mango_matches, 1), 3),
+        ("mango_document", _document_of, 1),
+    ):
+        db.create_function(name, count, function, deterministic=True)
 
 
 def _mango_key(key: bytes, text: str | None, path: bytes) -> bytes | None:
@@ -70,6 +74,7 @@ def loaded(key: bytes, text: str | None) -> dict[str, Any]:
     return document
 
 
+_document_of: Final = large_apart(document_of, 0)
 _steps = lru_cache(256)(lambda path: tuple(json.loads(path)))
 
 
@@ -168,7 +173,7 @@ def store_documents(
         if value is None:
             db.execute(_DROP, (ns, key))
         else:
-            db.execute(_STORE, (ns, key, block, tx, document_of(value)))
+            db.execute(_STORE, (ns, key, block, tx, _document_of(value)))
 
 
 def fill(db: sqlite3.Connection, _: object = None) -> bool:
@@ -183,7 +188,7 @@ def fill(db: sqlite3.Connection, _: object = None) -> bool:
     rows = db.execute(_NEXT, (ns, filled, FILL_ROWS)).fetchall()
     db.executemany(
         _STORE,
-        ((ns, key, block, tx, document_of(value)) for key, block, tx, value in rows),
+        ((ns, key, block, tx, _document_of(value)) for key, block, tx, value in rows),
     )
     end = rows[-1][0] + b"\0" if len(rows) == FILL_ROWS else None
     db.execute("UPDATE indexed SET filled=? WHERE ns=?", (end, ns))

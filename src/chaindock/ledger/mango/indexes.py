@@ -15,13 +15,7 @@ from typing import Any, Final
 from chaindock.errors import InvalidInput
 from chaindock.ledger.mango.conditions import And, Compare, Exists, Field, Node, Or
 from chaindock.ledger.mango.query import MAX_BYTES, Query, checked, sort_field
-from chaindock.ledger.mango.selector import (
-    ID,
-    Selector,
-    parse_partial,
-    parse_path,
-    parse_selector,
-)
+from chaindock.ledger.mango.selector import ID, parse_path, parse_selector
 from chaindock.ledger.mango.values import refused
 from chaindock.telemetry import get_logger
 
@@ -80,14 +74,14 @@ class Plan:
         index: None = all documents in the order of their keys.
         bounds: of the first columns of `index`.
         columns: names of the fields that rows are ordered by, before their keys.
-        filter: what else a document has to match that is not read from `index`.
+        partial: selector of which documents an index has, as JSON; "" = of all.
         exact: what is in `bounds` matches, without a further look.
     """
 
     index: Index | None = None
     bounds: tuple[Bounds, ...] = ()
     columns: tuple[str, ...] = ()
-    filter: Selector | None = None
+    partial: str = ""
     exact: bool = False
 
 
@@ -195,13 +189,12 @@ def plan(
     ranges = dict(_ranges(root))
     if usable:
         best = min(usable, key=lambda each: _rank(each, ranges))
-        chosen = parse_partial(best.partial) if best.partial else None
         if not filled:
-            return Plan(columns=best.columns, filter=chosen)
+            return Plan(columns=best.columns, partial=best.partial)
         prefix = _prefix(best, ranges)
         bounds = tuple(ranges[name] for name in prefix)
         exact = _decides(root, prefix, bounds)
-        return Plan(best, bounds, best.columns, chosen, exact=exact)
+        return Plan(best, bounds, best.columns, best.partial, exact=exact)
     if query.sort in {(), (ID,)}:
         return Plan()
     if strict:

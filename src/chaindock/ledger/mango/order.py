@@ -7,11 +7,13 @@ Source: docs/fabric/rich-queries.md#order
 
 from __future__ import annotations
 
-import io
 import math
 import struct
 import threading
+import time
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -53,7 +55,7 @@ _TO_PRIMARY: Final = str.maketrans(
 _IGNORED: Final = bytes(set(range(128)) - set(_WEIGHED))
 _TO_TERTIARY: Final = bytes(8 if 65 <= code <= 90 else 2 for code in range(256))
 _collator: Any = None
-_collator_lock: Final = threading.Lock()
+collator_lock: Final = threading.Lock()
 
 
 def rank(value: list[Any] | dict[str, Any]) -> bytes:
@@ -212,23 +214,43 @@ def _runs(text: str) -> list[str]:
     return [*runs, text]
 
 
-def prepare_collator() -> None:
-    """Read the collator's table in a thread, unless that was done before."""
-    if _collator is None and not _collator_lock.locked():
+def can_collate(text: bytes | str) -> bool:
+    """Return whether sort keys of what is in this JSON need no table that is still unread.
+
+    If they do, a thread reads it from now on.
+    """
+    if _collator is not None or (text.isascii() and not _may_escape(text)):
+        return True
+    if not collator_lock.locked():
         threading.Thread(target=collator, name="collation", daemon=True).start()
+    return False
+
+
+def _may_escape(text: bytes | str) -> bool:
+    return "\\" in text if isinstance(text, str) else b"\\" in text
 
 
 def collator() -> Any:
     """Return the collator; the first call takes 0.2 s to read its table."""
     global _collator  # noqa: PLW0603  # made once for the process
-    with _collator_lock:
+    with collator_lock:
         if _collator is None:
             from pyuca import collator as pyuca  # noqa: PLC0415  # 1.5 MB
 
-            # Read at once: a thread that gives the interpreter's lock back for each piece of
-            # a file has it again before the event loop, for 0.1 s.
-            pyuca.open = lambda path: io.StringIO(
-                Path(path).read_text(encoding="utf-8")
-            )
+            pyuca.open = _in_turns
             _collator = pyuca.Collator_10_0_0()
         return _collator
+
+
+@contextmanager
+def _in_turns(path: str) -> Iterator[Iterator[str]]:
+    """Open a text, of which each 100 lines are a turn: then the event loop has its own."""
+
+    def lines() -> Iterator[str]:
+        text = Path(path).read_text(encoding="utf-8")
+        for number, line in enumerate(text.splitlines()):
+            if number % 100 == 0:
+                time.sleep(5e-5)
+            yield line
+
+    yield lines()

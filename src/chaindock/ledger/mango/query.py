@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from chaindock.errors import InvalidInput
 from chaindock.ledger.mango.conditions import type_of
+from chaindock.ledger.mango.order import can_collate
 from chaindock.ledger.mango.selector import Selector, parse_path, parse_selector
 from chaindock.ledger.mango.values import erlang, refused
 
@@ -38,6 +39,7 @@ class Query:
         sort: names of fields; all in one direction.
         use_index: design document, and name if there is one; empty = any index.
         limit: most results, which a peer replaces; None = none, or no number of them.
+        text: what `parse_query` was given.
     """
 
     selector: Selector
@@ -48,6 +50,7 @@ class Query:
     bookmark: str = ""
     use_index: tuple[str, ...] = ()
     limit: int | None = None
+    text: str = ""
 
 
 def is_quick(text: str) -> bool:
@@ -55,7 +58,8 @@ def is_quick(text: str) -> bool:
 
     To compile a pattern may take 0.5 s. A backslash may hide the name of the operator.
     """
-    return len(text) <= _SHORT and "regex" not in text and "\\" not in text
+    plain = "regex" not in text and "\\" not in text
+    return len(text) <= _SHORT and plain and can_collate(text)
 
 
 def parse_query(text: str, bookmark: str = "") -> Query:
@@ -97,7 +101,8 @@ def _parse(text: str, bookmark: str) -> Query:
             raise refused("invalid_key", f"Invalid key {name} for this request.")
     limit = query.get("limit")  # a wrong one never reaches CouchDB
     limit = limit if type(limit) is int and limit >= 0 else None
-    return Query(selector, paths, sort, descending, skip, bookmark, use_index, limit)
+    found = (selector, paths, sort, descending, skip, bookmark, use_index, limit)
+    return Query(*found, text)
 
 
 _parse_once: Final = lru_cache(64)(_parse)

@@ -12,7 +12,6 @@ from typing_extensions import override
 from chaindock.ledger.budget import ENTRY_BYTES
 from chaindock.ledger.encoding import field, lead
 from chaindock.ledger.mango.indexes import plan
-from chaindock.ledger.mango.order import prepare_collator
 from chaindock.ledger.mango.query import Query, parse_query
 from chaindock.ledger.mango.scan import Scan
 from chaindock.ledger.mango.superseded import View
@@ -65,7 +64,6 @@ class QueryResults(Results):
         self._found: list[Row] = []
         self._held = 0
         simulator.hold(len(text) + 4 * ENTRY_BYTES)
-        prepare_collator()
 
     @override
     def advance(self) -> bool:

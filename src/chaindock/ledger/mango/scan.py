@@ -20,24 +20,20 @@ from typing import Any, Final
 
 from chaindock.errors import InvalidInput
 from chaindock.ledger.budget import ENTRY_BYTES
-from chaindock.ledger.encoding import Version
+from chaindock.ledger.mango.apart import LARGE, apart
 from chaindock.ledger.mango.conditions import Slow
 from chaindock.ledger.mango.documents import column, loaded, members
 from chaindock.ledger.mango.indexes import Plan
-from chaindock.ledger.mango.order import sort_key
+from chaindock.ledger.mango.judge import Judge, Match, Value, judged
+from chaindock.ledger.mango.order import can_collate
 from chaindock.ledger.mango.query import Query, position_of
-from chaindock.ledger.mango.selector import ID, parse_path
-from chaindock.ledger.mango.superseded import Entry, Position, Row, Superseded, View
-from chaindock.ledger.mango.values import (
-    RESERVED,
-    Missing,
-    parse_document,
-    projection,
-    text_of,
-)
-from chaindock.ledger.mango.values import field as field_of
+from chaindock.ledger.mango.selector import LONG
+from chaindock.ledger.mango.superseded import Position, Row, Superseded, View
 
-Entries = sqlite3.Cursor | Generator["Entry", None, None]
+Entries = sqlite3.Cursor | Generator[tuple[Any, ...], None, None]
+"""Rows of an index: key, text or value, block, position, perhaps sort keys of the columns."""
+Found = tuple[bytes, Match | None, int, int]
+"""A key that was looked at, what is found of it, block and position of its value."""
 
 SLICE_S: Final = 0.002
 """Where a slice ends; one document may take longer. A call of another client may wait for
@@ -73,14 +69,22 @@ class Scan:
     _ordered: Iterator[Position] | None = None
     _next: bytes = b""
     _superseded: Superseded | None = None
-    _judged: tuple[bytes, dict[str, Any], bool | InvalidInput] | None = None
-    """A document, and what `slow` has found of it."""
+    _judged: tuple[bytes, Match | InvalidInput | None] | None = None
+    """A key, and what `slow` has found of its document."""
+    _all_columns: bool = False
+    """Whether rows of an index are read with its columns."""
+    _chosen_next: Position | None = None
 
     def __post_init__(self) -> None:
-        self._skipping = self.query.skip
-        if self.query.bookmark:
+        query = self.query
+        self._skipping = query.skip
+        self._judge = Judge(query, self.plan)
+        self._all_columns = (
+            not self.plan.exact or query.skip > 0 or query.fields is not None
+        )
+        if query.bookmark:
             width = len(self.plan.columns)
-            self._seen = self._given = position_of(self.query.bookmark, width)
+            self._seen = self._given = position_of(query.bookmark, width)
             if not self._sorts:
                 self._next = self._seen[1] + b"\0"
 
@@ -119,32 +123,32 @@ class Scan:
         entries = self._entries(view)
         if entries is None:
             return []
-        plain = not self.query.skip and self.query.fields is None
         with closing(entries):
-            if self.plan.exact and plain and self._superseded is None:
+            if not self._all_columns:
                 return self._fetch(entries, wanted, max_bytes)
             return self._find(entries, view.height, wanted, max_bytes)
 
-    def _matches(self, key: bytes, document: dict[str, Any]) -> bool:
+    def _match(self, key: bytes, value: Value, *, shown: bool = True) -> Match | None:
         """Raises: InvalidInput. Slow: the step ends, and the next one begins here."""
-        if self._judged is not None and self._judged[:2] == (key, document):
-            found, self._judged = self._judged[2], None
+        if self._judged is not None and self._judged[0] == key:
+            found, self._judged = self._judged[1], None
             if isinstance(found, InvalidInput):
                 raise found
             return found
         try:
-            return self.query.selector.matches(document, quick=True)
+            return self._judge.match(key, value, shown=shown, quick=True)
         except Slow:
-            self.slow, self._judged = partial(self._judge, key, document), None
+            self.slow, self._judged = partial(self._ask, key, value), None
             raise
 
-    def _judge(self, key: bytes, document: dict[str, Any]) -> None:
-        found: bool | InvalidInput
+    def _ask(self, key: bytes, value: Value) -> None:
+        query = self.query
+        found: Match | InvalidInput | None
         try:
-            found = self.query.selector.matches(document)
+            found = apart(judged, query.text, query.bookmark, self.plan, key, value)
         except InvalidInput as error:
             found = error
-        self._judged = key, document, found
+        self._judged = key, found
 
     def _is_wanted(self) -> bool:
         """Count a match; return whether it is beyond those to be skipped."""
@@ -156,68 +160,59 @@ class Scan:
             self._skipping = self.query.skip
         return True
 
-    def _projected(self, document: dict[str, Any]) -> str:
-        wanted = projection(document, self.query.fields or ())
-        for name in RESERVED:
-            wanted.pop(name, None)
-        return text_of(wanted)
-
-    def _place(self, key: bytes, document: dict[str, Any]) -> Position:
-        found = (field_of(document, parse_path(name)) for name in self.plan.columns)
-        return tuple(map(sort_key, found)), key
-
     # --- by an index
 
     def _fetch(self, entries: Entries, wanted: int, max_bytes: int) -> list[Row]:
-        """Return results that the index alone decides; half a microsecond each."""
-        rows: list[Row] = []
-        size = 0
+        """Return results that the index alone decides; half a microsecond each.
+
+        The place of the last one is read from its text; `_find` goes on where that is not
+        quick.
+        """
+        rows: list[tuple[bytes, str | None, int, int]] = []
+        total = 0
         for row in entries:
+            size = len(row[1] or "")
+            if size > LARGE:
+                self._all_columns = True
+                break
             rows.append(row)
-            size += len(row[1] or "")
-            if len(rows) == wanted or size >= max_bytes:
+            total += size
+            if len(rows) == wanted or total >= max_bytes:
                 break
         else:
             self.exhausted = True
+        if rows and not can_collate(rows[-1][1] or ""):
+            self._all_columns, self.exhausted = True, False
+            return []
         if rows:
-            key, text = rows[-1][0], row[1]
-            self._seen = self._given = self._place(key, loaded(key, text))
+            key, text = rows[-1][:2]
+            self._seen = self._given = self._judge.place(key, loaded(key, text))
         self._found += len(rows)
-        return rows
+        return list[Row](rows)
 
     def _find(
         self, entries: Entries, height: int, wanted: int, max_bytes: int
     ) -> list[Row]:
-        rows: list[Entry] = []
+        rows: list[Row] = []
         size, until = 0, time.monotonic() + SLICE_S
         may_match = self.query.selector.may_match
-        seen: Entry | None = None
-        last: Entry | None = None
-        for row in entries:
-            found = row[2] < height and may_match((row[1] or "").encode())
-            try:
-                found = found and self._matches(row[0], loaded(*row[:2]))
-            except Slow:
-                break
-            if found and self._is_wanted():
-                last = row
-                rows.append(row)
-                size += len(row[0]) + len(row[1] or "")
-            seen = row
+        for key, value, block, tx, *columns in entries:
+            match = None
+            if block < height and may_match(_raw(value)):
+                try:
+                    match = self._match(key, value)
+                except Slow:
+                    break
+            self._seen = tuple(columns), key
+            if match is not None and self._is_wanted():
+                self._given = self._seen
+                rows.append((key, match.shown, block, tx))
+                size += len(key) + len(value or "")
             if len(rows) >= wanted or size >= max_bytes or time.monotonic() > until:
                 break
         else:
             self.exhausted = True
-        if seen is not None and not self.exhausted:
-            self._seen = self._place(seen[0], loaded(*seen[:2]))
-        if last is not None:
-            self._given = self._place(last[0], loaded(*last[:2]))
-        if self.query.fields is None:
-            return list[Row](rows)
-        return [
-            (key, self._projected(loaded(key, text)), block, tx)
-            for key, text, block, tx in rows
-        ]
+        return rows
 
     def _entries(self, view: View) -> Entries | None:
         """Return the rows behind the last one, in order; None = `step` comes back.
@@ -225,7 +220,7 @@ class Scan:
         Those of an older view have rows of newer blocks among them: SQLite would pass over
         all of them at once.
         """
-        cursor = self._newest(view, with_columns=False)
+        cursor = self._newest(view)
         # Asked when the search has begun: a block in between is seen by both, or by this.
         if not view.execute(_IS_OLD, [view.height]).fetchone():
             return cursor
@@ -235,7 +230,8 @@ class Scan:
         # Fewer slices: each step looks for its place in all of them.
         if not self._superseded.collect(time.monotonic() + 5 * SLICE_S):
             return None
-        cursor = self._newest(view, with_columns=True)
+        self._all_columns = True
+        cursor = self._newest(view)
         if self._superseded.is_behind():  # by a block that came in between
             cursor.close()
             return None
@@ -243,16 +239,15 @@ class Scan:
             cursor, self._seen, descending=self.query.descending
         )
 
-    def _newest(self, view: View, *, with_columns: bool) -> sqlite3.Cursor:
-        """Return the rows of the index behind the last one, in order.
-
-        Each row has key, text, block and position, and perhaps the sort keys of columns.
-        """
+    def _newest(self, view: View) -> sqlite3.Cursor:
+        """Return the rows of the index behind the last one, in order; as `Entries`."""
         index = self.plan.index
         if index is None:
             raise ValueError("the plan has no index")
         columns = [column(name) for name in index.columns]
-        shown = ", ".join(["key, json, block, tx", *(columns if with_columns else ())])
+        shown = ", ".join(
+            ["key, json, block, tx", *(columns if self._all_columns else ())]
+        )
         terms, fixed = [members(view.ns, index)], list[Any]()
         limits = list[tuple[str, Any]]()
         for bounds in self.plan.bounds:
@@ -294,64 +289,48 @@ class Scan:
         sql = " UNION ALL ".join(f"SELECT * FROM ({each} LIMIT -1)" for each in selects)  # noqa: S608
         return view.execute(sql, values)
 
-    def _older(self, key: bytes, document: dict[str, Any]) -> Position | None:
+    def _older(self, key: bytes, value: Value) -> Position | None:
         """Return `_kept` of a document that matches, None of another one. Raises: Slow."""
-        return self._kept(key, document) if self._matches(key, document) else None
+        match = self._match(key, value, shown=False)
+        return None if match is None else self._kept(match)
 
-    def _kept(self, key: bytes, document: dict[str, Any]) -> Position | None:
+    def _kept(self, match: Match) -> Position | None:
         """Return where a document belongs, and hold that; None = not behind `_seen`."""
-        found = (field_of(document, parse_path(name)) for name in self.plan.columns)
-        chosen = self.plan.filter is None or self.plan.filter.selects(document)
-        if not chosen or any(isinstance(each, Missing) for each in found):
+        place, seen = match.place, self._seen
+        if place is None:
             return None
-        place, seen = self._place(key, document), self._seen
         if seen and (place >= seen if self.query.descending else place <= seen):
             return None
-        self.hold(sum(map(len, place[0])) + len(key) + ENTRY_BYTES)
+        self.hold(sum(map(len, place[0])) + len(place[1]) + ENTRY_BYTES)
         return place
 
     # --- by the state
 
-    def _matched(
-        self, view: View
-    ) -> Iterator[tuple[bytes, dict[str, Any] | None, bytes, Version]]:
-        """Return each next key with its document if it matches, its value and version.
-
-        Raises: Slow.
-        """
+    def _matched(self, view: View, *, shown: bool) -> Iterator[Found]:
+        """Return what is found of each next key. Raises: Slow."""
         may_match = self.query.selector.may_match
         for key, value, block, tx in view.walk(self._next):
-            document = None
+            match = None
             if value is not None and may_match(value):
                 self._next = key
-                document = parse_document(value) or {}
-                document[ID] = key.decode()
-                if not self._matches(key, document):
-                    document = None
+                match = self._match(key, value, shown=shown)
             self._next = key if value is None else key + b"\0"
-            yield key, document, value or b"", (block, tx)
+            yield key, match, block, tx
 
     def _look(self, view: View, wanted: int, max_bytes: int) -> list[Row]:
         rows: list[Row] = []
         size, until = 0, time.monotonic() + SLICE_S
-        found = self._chosen(view) if self._sorts else self._matched(view)
+        found = self._chosen(view) if self._sorts else self._matched(view, shown=True)
         with suppress(Slow):
-            for key, document, value, at in found:
-                if document is not None and self._is_wanted():
-                    rows.append((key, self._shown(document, value), *at))
-                    self._given = self._place(key, document)
-                    size += len(key) + len(value)
+            for key, match, block, tx in found:
+                if match is not None and self._is_wanted():
+                    rows.append((key, match.shown, block, tx))
+                    self._given = match.place
+                    size += len(key) + len(match.shown or "")
                 if len(rows) >= wanted or size >= max_bytes or time.monotonic() > until:
                     return rows
             self.exhausted = True
         return rows
-
-    def _shown(self, document: dict[str, Any], value: bytes) -> bytes | str:
-        if self.query.fields is not None:
-            return self._projected(document)
-        if len(document) == 1 and parse_document(value) is None:
-            return value  # no JSON object
-        return text_of({name: document[name] for name in document if name != ID})
 
     # --- a sort without an index
 
@@ -362,8 +341,8 @@ class Scan:
         self._sorted.append(places)
         ended = False
         with suppress(Slow):
-            for key, document, _, _ in self._matched(view):
-                if document is not None and (place := self._kept(key, document)):
+            for _, match, _, _ in self._matched(view, shown=False):
+                if match is not None and (place := self._kept(match)):
                     places.append(place)
                 if time.monotonic() > until:
                     break
@@ -373,15 +352,20 @@ class Scan:
         if ended:  # a merge does its work with each row, not at once
             self._ordered = heapq.merge(*self._sorted, reverse=down)
 
-    def _chosen(
-        self, view: View
-    ) -> Iterator[tuple[bytes, dict[str, Any] | None, bytes, Version]]:
-        """Return the rest of what was collected."""
-        for _, key in self._ordered or ():
+    def _chosen(self, view: View) -> Iterator[Found]:
+        """Return the rest of what was collected. Raises: Slow."""
+        ordered = self._ordered or iter(())
+        while place := self._chosen_next or next(ordered, None):
+            self._chosen_next, (_, key) = place, place
             value, block, tx = view.get(key)
-            document = parse_document(value) or {}
-            document[ID] = key.decode()
-            yield key, document, value, (block, tx)
+            match = self._match(key, value)
+            self._chosen_next = None
+            yield key, match, block, tx
+
+
+def _raw(value: Value) -> bytes:
+    """Return what `may_match` has to see of a value."""
+    return value if isinstance(value, bytes) else (value or "")[: LONG + 1].encode()
 
 
 _IS_OLD: Final = (

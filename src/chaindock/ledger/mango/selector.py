@@ -43,6 +43,8 @@ from chaindock.ledger.mango.values import bad_argument, erlang, refused
 
 MAX_CONDITIONS: Final = 1000
 """Conditions of one selector; more are refused."""
+LONG: Final = 1024 * 1024
+"""Bytes of a value in which no text is looked for on the event loop."""
 _OPPOSITE: Final = {
     "$lt": "$gte",
     "$lte": "$gt",
@@ -75,6 +77,8 @@ class Selector:
         Takes 0.2 µs. Escapes, and characters that the order of CouchDB ignores, are other
         ways to write a text: a value with one always has to be.
         """
+        if len(value) > LONG:
+            return True
         for text in self.texts:
             if text not in value:
                 return not value.isascii() or b"\\" in value or b"\x7f" in value
@@ -90,14 +94,14 @@ class Selector:
         self.work.begin(quick=quick)
         return self.root.matches(document)
 
-    def selects(self, document: dict[str, Any]) -> bool:
-        """Return whether a partial index has a document.
+    def selects(self, document: dict[str, Any], *, quick: bool = False) -> bool:
+        """Return whether a partial index has a document. Raises: Slow, as `matches`.
 
         If a limit ends `matches`, the index does not have the document: an error here would
         make the whole block fail that writes the document.
         """
         try:
-            return self.matches(document)
+            return self.matches(document, quick=quick)
         except InvalidInput:
             return False
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from chaindock.ledger.contents import resolved
 from chaindock.ledger.mango.conditions import Slow
-from chaindock.ledger.mango.documents import INDEXES, indexes_from, loaded
+from chaindock.ledger.mango.documents import INDEXES, indexes_from
 from chaindock.ledger.snapshots import ABOVE_ALL
 
 if TYPE_CHECKING:
@@ -24,15 +24,13 @@ if TYPE_CHECKING:
 
 Row = tuple[bytes, "bytes | str | None", int, int]
 """Key, value as the peer returns it (None: it has to be read), block and position."""
-Entry = tuple[bytes, "str | None", int, int]
-"""The same of a document in the database."""
 Position = tuple[tuple[bytes, ...], bytes]
 """Sort keys of the columns that rows are ordered by, and the key of the document."""
 _WALK_ROWS: Final = 100
 # Rows of other namespaces are returned, too: SQLite would pass over them in one go.
 _ROWS: Final = resolved(
     "SELECT superseded, id, ns=?3 AND block<?4 AND value IS NOT NULL, key, "
-    "CASE WHEN ns=?3 AND block<?4 AND value IS NOT NULL THEN mango_document(VALUE) END "
+    "CASE WHEN ns=?3 AND block<?4 AND value IS NOT NULL THEN VALUE END "
     "FROM versions INDEXED BY versions_superseded WHERE superseded"
 )
 _FURTHER: Final = f"{_ROWS}=?1 AND id>?2 UNION ALL {_ROWS}>?1 ORDER BY 1, 2"
@@ -41,9 +39,7 @@ _IS_BEHIND: Final = (
     "UNION ALL SELECT 1 FROM versions INDEXED BY versions_superseded "
     "WHERE superseded>?1 LIMIT 1"
 )
-_ROW: Final = resolved(
-    "SELECT key, mango_document(VALUE), block, tx FROM versions WHERE id=?"
-)
+_ROW: Final = resolved("SELECT key, VALUE, block, tx FROM versions WHERE id=?")
 
 
 class View:
@@ -93,11 +89,11 @@ class Superseded:
     """What blocks have superseded of the documents that a query of `view` finds.
 
     Args:
-        place: returns where a document, with its `_id`, belongs; None if it does not match.
+        place: returns where a key with its value belongs; None if it does not match.
     """
 
     def __init__(
-        self, view: View, place: Callable[[bytes, dict[str, Any]], Position | None]
+        self, view: View, place: Callable[[bytes, bytes], Position | None]
     ) -> None:
         self._view, self._place = view, place
         self._last = (view.height, -1)
@@ -109,9 +105,9 @@ class Superseded:
         view, ended = self._view, False
         values = [*self._last, view.ns, view.height]
         with suppress(Slow), closing(view.execute(_FURTHER, values)) as cursor:
-            for block, number, is_visible, key, text in cursor:
+            for block, number, is_visible, key, value in cursor:
                 if is_visible:
-                    place = self._place(key, loaded(key, text))
+                    place = self._place(key, value)
                     if place is not None:
                         places.append((place, number))
                 self._last = block, number
@@ -130,20 +126,21 @@ class Superseded:
 
     def rows(
         self, cursor: sqlite3.Cursor, seen: Position | None, *, descending: bool
-    ) -> Generator[Entry, None, None]:
+    ) -> Generator[tuple[Any, ...], None, None]:
         """Return the rows behind `seen`, and those of `cursor`, which this closes.
 
-        After key, text, block and position, rows of `cursor` have the sort keys of their
-        columns.
+        Each has key, text or (of an older document) value, block and position, and the sort
+        keys of its columns.
         """
         found = [_behind(each, seen, descending=descending) for each in self._slices]
         with closing(cursor):
-            newest = (((row[4:], row[0]), row[:4]) for row in cursor)
+            newest = (((row[4:], row[0]), row) for row in cursor)
             # Of two in one place the older comes first: a step may end at either, and the
             # next one begins behind that place. The view shows the older.
-            for _, row in merge(*found, newest, key=_first, reverse=descending):
+            for place, row in merge(*found, newest, key=_first, reverse=descending):
                 if isinstance(row, int):
-                    yield self._view.execute(_ROW, [row]).fetchone()
+                    older = self._view.execute(_ROW, [row]).fetchone()
+                    yield *older, *place[0]
                 else:
                     yield row
 
