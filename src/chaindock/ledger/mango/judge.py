@@ -31,7 +31,7 @@ Value = bytes | str | None
 
 
 class Match(NamedTuple):
-    """A document that a query finds. `place`: None for a text, which an index has in order."""
+    """What a query finds: where it belongs, None = where its index has it; and its value."""
 
     place: Position | None
     shown: Value
