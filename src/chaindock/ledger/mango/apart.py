@@ -36,9 +36,10 @@ class _Process:
                 start_new_session=True,  # ^C at a terminal is for the node alone
             )
 
-    def call(self, *work: Any) -> Any:
+    def call(self, function: Callable[..., T], args: tuple[Any, ...]) -> T:
         """Raises: OSError, EOFError: somebody has ended the process."""
-        self._end.send(work)
+        self._end.send((function, args))
+        result: T
         result, error = self._end.recv()
         if error is not None:
             raise error
@@ -63,14 +64,12 @@ def apart(function: Callable[..., T], *args: Any) -> T:
     process = _idle.get()
     try:
         process = process or _Process()
-        result: T = process.call(function, args)
+        return process.call(function, args)
     except (OSError, EOFError):
         if process is not None:
             process.end()
         process = None
         return function(*args)
-    else:
-        return result
     finally:
         _idle.put(process)
 
