@@ -254,12 +254,10 @@ def draw(
         values = proposal_pb2.ChaincodeProposalPayload(TransientMap=transient)
         whole += values.SerializeToString()
     headers = header.SerializeToString(), encoded(1, signer.creator) + encoded(2, nonce)
-    data = encoded(1, encoded(1, headers[0]) + encoded(2, headers[1])) + encoded(
-        2, whole
-    )
-    signed = proposal_pb2.SignedProposal(
-        proposal_bytes=data, signature=signer.sign(data)
-    )
+    both = encoded(1, headers[0]) + encoded(2, headers[1])
+    data = encoded(1, both) + encoded(2, whole)
+    signature = signer.sign(data)
+    signed = proposal_pb2.SignedProposal(proposal_bytes=data, signature=signature)
     if not name or len(data) > LARGE:
         return parse_proposal(signed, drawn=True)  # which may refuse it
     return Proposal(

@@ -132,15 +132,12 @@ def in_force(options: OrdererOptions, config: Config) -> OrdererOptions:
             held = BatchSize.FromString(size.value)
             sizes = {name: getattr(held, name) for name in _SIZES}
             options = replace(options, **sizes)
-            wrong = not all(sizes.values()) or (
-                held.preferred_max_bytes > held.absolute_max_bytes
-            )
+            wrong = held.preferred_max_bytes > held.absolute_max_bytes
+            wrong = wrong or not all(sizes.values())
         if timeout.version:
             time_s = read_duration(BatchTimeout.FromString(timeout.value).timeout)
-            options, wrong = (
-                replace(options, batch_timeout_s=time_s),
-                wrong or not time_s,
-            )
+            options = replace(options, batch_timeout_s=time_s)
+            wrong = wrong or not time_s
     except (DecodeError, WrongValueError) as error:
         raise InvalidInput(f"the size or time of batches: {error}") from error
     if wrong:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+import msgspec
+
 import chaindock
 from chaindock.aio import KeyedLocks, Tasks, finish
 from chaindock.container.attempt import Attempt, Phase
@@ -222,7 +224,7 @@ class DockerController:
                 names.BUILT_BY: self._node.node_id,
                 names.PACKAGE: package.ccid,
                 names.BUILD_KEY: key,
-                names.LAUNCH: images.launch_label(plan.launch),
+                names.LAUNCH: msgspec.json.encode(plan.launch).decode(),
             }
             output = platform.image_output
             with (folder / "artifact.tar").open("w+b") as artifact:

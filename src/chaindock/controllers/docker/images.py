@@ -255,7 +255,10 @@ async def find_launch(
             await engine.tag_image(str(same[0]["Id"]), name, key)
             found = await engine.inspect_image(image)
     labels = (found.get("Config") or {}).get("Labels") or {}
-    launch = _launch_from(labels.get(names.LAUNCH))
+    launch = None
+    with contextlib.suppress(msgspec.DecodeError):
+        told = labels.get(names.LAUNCH) or ""
+        launch = msgspec.json.decode(told, type=LaunchCommand)
     if labels.get(names.BUILD_KEY) != key or launch is None:
         return None
     return image, launch
@@ -302,14 +305,3 @@ async def remove_images(
                 await engine.remove_image(tag)
                 count += 1
     return count
-
-
-def launch_label(launch: LaunchCommand) -> str:
-    """Return a launch command as the text of a label."""
-    return msgspec.json.encode(launch).decode()
-
-
-def _launch_from(label: str | None) -> LaunchCommand | None:
-    with contextlib.suppress(msgspec.DecodeError):
-        return msgspec.json.decode(label or "", type=LaunchCommand)
-    return None
