@@ -155,7 +155,8 @@ def _check_principal(
         )
     raise InvalidInput(
         f"{here}collection member '{mspid}' is not part of the channel",
-        hint=f"let it join: chaindock org add {mspid.removesuffix('MSP')}",
+        hint="let it join: chaindock org add "
+        f"{mspid.removesuffix('MSP')} --channel NAME",
     )
 
 

@@ -20,7 +20,7 @@ from chaindock.errors import (
     StartFailed,
 )
 from chaindock.ids import Ccid, TxId
-from chaindock.ledger.transaction import code_name
+from chaindock.ledger.transaction import code_name, parse_transaction
 from chaindock.lifecycle.definitions import Definition, set_defaults
 from support.ledgers.ledger import committed_definition
 
@@ -78,6 +78,14 @@ async def test_a_query_is_checked_but_not_endorsed(defined, monkeypatch):
 async def test_a_submitted_read_commits_valid(defined):
     done = await defined.caller.invoke("basic", [b"get", b"none"], signer=defined.user)
     assert done.code == 0
+    block = common_pb2.Block.FromString(defined.ledger.get_block(done.block))
+    (space,) = [
+        one
+        for one in parse_transaction(block.data.data[0], None).spaces
+        if one.ns == "basic"
+    ]
+    assert [key for key, _ in space.reads] == [b"none"]
+    assert (list(space.writes), list(space.metadata)) == ([], [])
 
 
 @pytest.mark.parametrize("status", [400, 404, 500, 599])

@@ -365,7 +365,7 @@ async def test_collections_that_cannot_be_committed_are_refused_before_the_build
         package("one"), "basic", Terms(collections=parse_collections(COLLECTION))
     )
     await node.quiet()
-    launches = len(node.runtime.log)
+    launches, hint = len(node.runtime.log), None
     for text, said in (
         (COLLECTION.replace("3", "4"), "the BlockToLive in an existing collection [c]"),
         ("[]", "does not contain previously defined collections"),
@@ -376,6 +376,8 @@ async def test_collections_that_cannot_be_committed_are_refused_before_the_build
                 package("two"), "basic", Terms(collections=parse_collections(text))
             )
         assert said in caught.value.message
+        hint = caught.value.hint
+    assert hint == "let it join: chaindock org add Org2 --channel NAME"
     assert len(node.runtime.log) == launches
     await node.quiet()
     assert len(node.store.list()) == 1
