@@ -48,6 +48,7 @@ _UNPLANNED: Final = (
     "no combination of peers can be derived which satisfy the endorsement policy: "
 )
 _COLLECT: Final = "collect enough transaction endorsements"
+_LATE: Final = "timeout expired while executing transaction"
 _SEE: Final = ", see attached details for more info"
 _MOST_LATE: Final = 2
 """Peers that may let a query time out. One process may hang; if two do, it is the contract,
@@ -164,7 +165,7 @@ class Gateway:
         del raw
         named = list(dict.fromkeys(request.endorsing_organizations))
         if isinstance(proposal, ProposalInvalid):
-            raise self._not_endorsed(named, proposal, None)
+            raise self._uncollected(named, endorser_status(proposal)[1])
         channel = self._endorsing(proposal, named)
         try:
             check_clock(proposal.header, self._options.time_window_s)
@@ -179,12 +180,15 @@ class Gateway:
         except EndorsersMissing as error:
             raise _unplanned(error) from error
         except NotEndorsed as error:
+            self._require_time("endorsements", *error.organizations.values())
             text = f"failed to {_COLLECT}{_SEE}"
             raise self._failed(text, Status.ABORTED, error.organizations) from error
         except ChaindockError as error:
             if type(error) is NotFound:
                 raise _no_plan(proposal, named, error) from error
-            raise self._not_endorsed(named, error, proposal) from error
+            said = endorser_status(error, proposal)[1]
+            self._require_time("endorsements" if named else "first endorsement", said)
+            raise self._uncollected(named, said) from error
         response = outcome.response
         if (failed := response_status(response.status, response.message)) is not None:
             raise self._uncollected(named, failed[1])
@@ -201,10 +205,11 @@ class Gateway:
             raise _no_metadata(proposal)
         return channel
 
-    def _not_endorsed(
-        self, named: Sequence[str], error: ChaindockError, proposal: Proposal | None
-    ) -> Refusal:
-        return self._uncollected(named, endorser_status(error, proposal)[1])
+    def _require_time(self, what: str, *said: str) -> None:
+        """End a call for which chaincode took longer than the gateway lets it."""
+        if self._limit_s is not None and any(one.endswith(_LATE) for one in said):
+            text = f"endorsement timeout expired while collecting {what}"
+            raise Refusal(Status.DEADLINE_EXCEEDED, text)
 
     def _uncollected(self, named: Sequence[str], said: str) -> Refusal:
         """Return the end of a call for which all peers said the same, and not yes."""

@@ -140,24 +140,13 @@ def unmet(envelope: bytes, before: Snapshot, members: Members) -> dict[str, Any]
             if not rule(tx.endorsers):
                 policy, reason = _words(rule, configuration, tx.endorsers)
                 told |= {"namespace": name, "collection": rule.collection}
-                told["stopped"] = _stopped(rule, tx.endorsers, members)
+                needed = fewest(members.identities(), [rule])
+                told["stopped"] = [one for one in needed if one not in members.peers]
                 return told | {"key": rule.key, "policy": policy, "reason": reason}
     except Broken as broken:
         if broken.code == codes.ENDORSEMENT_POLICY_FAILURE:
             told["policy"] = "of a collection that is not defined, or too large"
     return told
-
-
-def _stopped(rule: Rule, endorsers: Sequence[Identity], members: Members) -> list[str]:
-    """Return the fewest stopped peers that satisfy a policy beside what runs."""
-    signed = {one.fingerprint for one in endorsers}
-    others = {
-        mspid: one
-        for mspid, one in members.identities().items()
-        if one.fingerprint not in signed
-    }
-    needed = fewest(others, [lambda more: rule([*endorsers, *more])])
-    return [mspid for mspid in needed if mspid not in members.peers]
 
 
 def _words(

@@ -64,6 +64,32 @@ async def test_a_query_that_times_out_is_tried_at_one_more_peer(two: Gateways) -
     assert answer.result.payload == b"done"
 
 
+async def test_peers_that_take_too_long_to_endorse(two: Gateways) -> None:
+    """Longer than peer.gateway.endorsementTimeout, and less than chaincode may run."""
+    await two.define("AND('Org1MSP.peer','Org2MSP.peer')")
+    hung = "Org1MSP"
+    late = "timeout expired while executing transaction"
+
+    async def execute(ccid: Any, invocation: Any, mspid: str) -> Any:
+        if mspid == hung:
+            raise ExecuteTimeout(late, ccid=ccid)
+        return await two.contract.execute(ccid, invocation, mspid)
+
+    async with gateways(two.world, endorsement_s=1.0) as hasty:
+        two.world.channel.endorser.executor = cast(
+            "Any", SimpleNamespace(execute=execute, process_of=lambda mspid: mspid)
+        )
+        expired = "endorsement timeout expired while collecting {}"
+        first = Ended("DEADLINE_EXCEEDED", expired.format("first endorsement"))
+        others = Ended("DEADLINE_EXCEEDED", expired.format("endorsements"))
+        assert await hasty.endorse(b"put", b"k") == first
+        assert await hasty.endorse(b"put", b"k", orgs=["Org1MSP"]) == others
+        assert await hasty.endorse(b"put", b"k", orgs=["Org1MSP", "Org2MSP"]) == others
+        hung = "Org2MSP"
+        assert await hasty.endorse(b"put", b"k") == others
+        assert (await two.endorse(b"put", b"k")).code == "ABORTED"
+
+
 async def test_a_gateway_whose_organisation_is_no_member_knows_no_such_channel(
     one: Gateways,
 ) -> None:
