@@ -145,7 +145,7 @@ async def test_discarding_a_chaincode_removes_its_images_and_no_others(
             await instance.start(backend.peer, Attempt(package.ccid))
             images.append(instance.describe()["image"])
             await instance.stop(0)
-        assert await controller.discard(pair[0].ccid) == 1
+        await controller.discard(pair[0].ccid)
         with pytest.raises(ImageNotFound):
             await backend.engine.inspect_image(images[0])
         assert await backend.engine.inspect_image(images[1])

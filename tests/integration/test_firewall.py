@@ -208,9 +208,9 @@ async def test_nothing_lets_others_connect_before_our_rule(node: str):
 
 async def test_what_a_killed_node_left_is_found(node: str):
     await HostFirewall(node, PATH).enforce(RULE)
-    assert await HostFirewall(f"{node}x", PATH).remove() == 0  # another node's
+    await HostFirewall(f"{node}x", PATH).remove()  # another node's
     assert filter_rules(node)
-    assert await HostFirewall(node, PATH).remove() > 0
+    await HostFirewall(node, PATH).remove()
     assert filter_rules(node) == []
 
 
@@ -246,7 +246,7 @@ def program(tmp_path: Path) -> Callable[[str], str]:
 async def test_no_program_is_said(tmp_path: Path):
     assert "'iptables'" in await HostFirewall("n", str(tmp_path)).enforce(RULE)
     assert "'iptables'" in (await firewall_problems(str(tmp_path)))[0]
-    assert await HostFirewall("n", str(tmp_path)).remove() == 0
+    await HostFirewall("n", str(tmp_path)).remove()
 
 
 async def test_no_rights_are_said(program: Callable[[str], str]):

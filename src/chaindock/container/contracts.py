@@ -303,10 +303,10 @@ class Builder(Protocol):
         Cancelled, or any error: no process, container or half-made result is left.
         """
 
-    async def discard(self, ccid: Ccid) -> int:
+    async def discard(self, ccid: Ccid) -> None:
         """Remove what was built for `ccid` alone; it is not running. Idempotent.
 
-        Returns how many objects were removed. Raises: EngineError.
+        Raises: EngineError.
         """
 
     async def reap(self) -> int:

@@ -292,9 +292,8 @@ class InMemoryBuilder:
                     raise build_failed(package, name, int(act[1]), attempt)
                 await _play_in_build(act, attempt)
 
-    async def discard(self, ccid: Ccid) -> int:
+    async def discard(self, ccid: Ccid) -> None:
         """Forget nothing: builds of the world are shared."""
-        return 0
 
     async def reap(self) -> int:
         """End runs of this node that no instance of this builder started."""

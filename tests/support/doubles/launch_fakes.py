@@ -186,8 +186,8 @@ class FakeBuilder:
             raise self.errors.pop(0)
         return self.instances[attempt.ccid]
 
-    async def discard(self, ccid: Ccid) -> int:
-        return 0
+    async def discard(self, ccid: Ccid) -> None:
+        pass
 
     async def reap(self) -> int:
         return 0

@@ -149,8 +149,8 @@ class _OneBuilder:
     async def build(self, package: StoredPackage, attempt: Attempt) -> Instance:
         return self._instance
 
-    async def discard(self, ccid: Any) -> int:
-        return 0
+    async def discard(self, ccid: Any) -> None:
+        pass
 
     async def reap(self) -> int:
         return 0

@@ -34,9 +34,8 @@ async def test_a_removed_chaincode_is_purged_where_something_was_kept():
         keeps_builds = True
         purged = 0
 
-        async def discard(self, ccid) -> int:
+        async def discard(self, ccid) -> None:
             self.purged += 1
-            return 1
 
     keeps = Keeps()
     await Router(OneBackend(keeps)).discard(PACKAGE.ccid)
@@ -47,7 +46,7 @@ async def test_a_removed_chaincode_is_purged_where_something_was_kept():
 
 async def test_a_build_that_cannot_be_removed_is_told():
     class Stuck(InMemoryBuilder):
-        async def discard(self, ccid) -> int:
+        async def discard(self, ccid) -> None:
             raise EngineError("in use")
 
     with pytest.raises(EngineError, match="in use"):

@@ -245,9 +245,9 @@ class DockerController:
         await asyncio.to_thread(remove_leftovers, self._scratch)
         return await self._remove_all(self._entered.engine)
 
-    async def discard(self, ccid: Ccid) -> int:
-        """Remove the images of an uninstalled chaincode. Return how many."""
-        return await images.remove_images(self._entered.engine, self._node, ccid)
+    async def discard(self, ccid: Ccid) -> None:
+        """Remove the images of an uninstalled chaincode."""
+        await images.remove_images(self._entered.engine, self._node, ccid)
 
     @property
     def _entered(self) -> EngineSession:

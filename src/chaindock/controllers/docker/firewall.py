@@ -98,8 +98,8 @@ class _Table:
         """Whether the rules for `rule` were made, and not removed by us since."""
         return self._made is not None and self._made[0] == rule
 
-    async def remove(self) -> int:
-        """Remove every rule of ours. Returns how many. Raises: FirewallError."""
+    async def remove(self) -> None:
+        """Remove every rule of ours. Raises: FirewallError."""
         ours = self._ours(await self._list())
         if ours:
             lines = self._removal(ours)
@@ -107,7 +107,6 @@ class _Table:
                 lines += [f"-F {self._chain}", f"-X {self._chain}"]
             await self._run("-restore", "--noflush", text=_transaction(lines))
         self._made = None
-        return len(ours)
 
     def _removal(self, ours: Sequence[str]) -> list[str]:
         """Return what takes our rules out of the chains of others."""
@@ -241,10 +240,10 @@ class HostFirewall:
         found = (table.open_to_users for table in self._tables)
         return next((why for why in found if why), "")
 
-    async def remove(self) -> int:
-        """Remove all rules of this node, of an earlier run too; return how many."""
+    async def remove(self) -> None:
+        """Remove all rules of this node, of an earlier run too."""
         async with self._lock:
-            return await self._clear()
+            await self._clear()
 
     async def look(self) -> str:
         """Return why the rules cannot be read, "" when they can; changes nothing."""
@@ -255,14 +254,12 @@ class HostFirewall:
             return str(error)
         return ""
 
-    async def _clear(self) -> int:
-        count = 0
+    async def _clear(self) -> None:
         try:
             for table in self._find_tables():
-                count += await table.remove()
+                await table.remove()
         except FirewallError as error:
             _log.debug("no rules removed", reason=str(error))
-        return count
 
     def _find_tables(self) -> list[_Table]:
         if not self._tables:

@@ -290,12 +290,12 @@ async def make_image(
 
 async def remove_images(
     engine: Engine, node: NodeLabels, ccid: Ccid, keep: str = ""
-) -> int:
-    """Remove the images of a chaincode but `keep`; those in use stay. Return how many.
+) -> None:
+    """Remove the images of a chaincode but `keep`; those in use stay.
 
     A Fabric peer may have given an image the same name; its tag is no build key.
     """
-    name, count = names.image_name(node, ccid), 0
+    name = names.image_name(node, ccid)
     # By label: engines differ in what a reference without a registry matches.
     for found in await engine.find_images(label=names.BUILD_KEY):
         key = (found.get("Labels") or {}).get(names.BUILD_KEY)
@@ -303,5 +303,3 @@ async def remove_images(
         if tag in names.own_tags(found) and tag != keep:
             with contextlib.suppress(EngineError):
                 await engine.remove_image(tag)
-                count += 1
-    return count

@@ -100,13 +100,11 @@ class ProcessController:
         tools = [tool.name for tool in platform.tools]
         return ProcessInstance(attempt.ccid, build, tools, self._host)
 
-    async def discard(self, ccid: Ccid) -> int:
+    async def discard(self, ccid: Ccid) -> None:
         """Remove the build, unless another chaincode has it, or still runs from it."""
         label = ccid.rpartition(":")[0]
-        removed = self._builds.release(label, self._owner(ccid))
-        for trash in removed:
+        for trash in self._builds.release(label, self._owner(ccid)):
             await finish(asyncio.to_thread(remove_tree, trash))
-        return len(removed)
 
     async def reap(self) -> int:
         """End what an earlier process of this node left running, and remove its traces.

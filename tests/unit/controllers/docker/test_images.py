@@ -34,10 +34,9 @@ async def removed(folder: Path, listed: list[dict[str, object]]) -> list[str]:
     replies |= {f"DELETE {NAME}:{tag}": answer for tag in ("old", "new", "latest")}
     async with fake_engine(socket, replies) as fake:
         engine = await Engine.connect(EndpointOptions(docker_host=f"unix://{socket}"))
-        count = await images.remove_images(engine, NODE, CCID, keep=f"{NAME}:new")
+        await images.remove_images(engine, NODE, CCID, keep=f"{NAME}:new")
         await engine.aclose()
     gone = [path.split("?")[0] for path in fake.seen if path.startswith("DELETE")]
-    assert count == len(gone)
     return [path.rpartition("/")[2] for path in gone]
 
 
