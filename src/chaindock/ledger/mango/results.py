@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from chaindock.ledger.budget import ENTRY_BYTES
-from chaindock.ledger.encoding import field, lead
+from chaindock.ledger.encoding import LEAD, SHORT, field, lead
 from chaindock.ledger.mango.indexes import plan
 from chaindock.ledger.mango.query import Query, parse_query
 from chaindock.ledger.mango.scan import Scan
@@ -96,15 +96,18 @@ class QueryResults(Results):
         ns, collection = self._space
         size = taken = 0
         seen: dict[str, tuple[int, int]] = {}
-        head = field(1, ns.encode())  # of each `KV`
+        head, keys, values = field(1, ns.encode()), LEAD[2], LEAD[3]  # of a `KV`
         for row in self._found[:wanted]:
             raw, value, block, position = row
             seen[raw.decode()] = block, position
             if value is None:
                 value = self._view.get(raw)[0]  # no JSON object
             data = value.encode() if isinstance(value, str) else value
-            key = head + field(2, raw)
-            results.append(b"".join((key, lead(3, len(data)), data)))
+            results.append(
+                head + keys[len(raw)] + raw + values[len(data)] + data
+                if len(raw) < SHORT > len(data)
+                else b"".join((head, field(2, raw), lead(3, len(data)), data))
+            )
             taken += 1
             size += len(raw) + len(data)
             if size >= max_bytes:
