@@ -84,7 +84,7 @@ class ProgramInstance:
         }.items():
             (folder / name).write_bytes(data)
         if self._program.dialled:
-            names["listen"] = f"127.0.0.1:{_free_port()}"
+            names["listen"] = f"127.0.0.1:{free_port()}"
         else:
             names["peer"] = await peer.listener.address_on("127.0.0.1")
         env = {
@@ -132,7 +132,7 @@ class ProgramInstance:
         return {"backend": "program"}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -49,11 +49,15 @@ async def test_the_message_carries_everything_byte_exact(node: StreamNode, last:
     await call
 
 
+@pytest.mark.statement(24)
 async def test_init_is_sent_as_init(node: StreamNode):
     peer = await node.ready()
-    call = node.call(invocation("f", is_init=True))
+    invoked = invocation("f", is_init=True)
+    invoked.input.is_init = True
+    call = node.call(invoked)
     message = await peer.receive()
     assert message.type == Kind.INIT
+    assert chaincode_pb2.ChaincodeInput.FromString(message.payload).is_init
     await peer.complete(message)
     await call
 
