@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from chaindock.operations.facade import NodeStatus
 
 TAIL_LINES = 20
-POLL_S = 0.02
 KILLED_S = 10.0
 
 
@@ -271,8 +270,9 @@ def stop_node(home: Path, timeout_s: float = 60.0, *, force: bool = False) -> bo
 
     from chaindock.cli.client import AdminClient
     from chaindock.errors import NodeError, NodeNotRunning
+    from chaindock.processes.table import have_ended
 
-    began = time.monotonic()
+    until = time.monotonic() + timeout_s
     process = find_process(home)
     try:
         AdminClient(home).shutdown()
@@ -284,7 +284,7 @@ def stop_node(home: Path, timeout_s: float = 60.0, *, force: bool = False) -> bo
         # It is starting, or its socket was removed: a signal means the same.
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
-    if process is None or _ends(process, began + timeout_s):
+    if process is None or have_ended([process], until - time.monotonic()):
         return True
     if not force:
         raise NodeError(
@@ -296,27 +296,8 @@ def stop_node(home: Path, timeout_s: float = 60.0, *, force: bool = False) -> bo
         )
     with contextlib.suppress(psutil.NoSuchProcess):
         process.kill()
-    _ends(process, time.monotonic() + KILLED_S)
+    have_ended([process], KILLED_S)
     return True
-
-
-def _ends(process: psutil.Process, until: float) -> bool:
-    # Not process.wait(): a zombie that its parent has not collected is at its end too.
-    while is_alive(process):
-        if time.monotonic() > until:
-            return False
-        time.sleep(POLL_S)
-    return True
-
-
-def is_alive(process: psutil.Process) -> bool:
-    """Whether the process is there and no zombie."""
-    import psutil
-
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def find_process(home: Path) -> psutil.Process | None:
@@ -324,6 +305,8 @@ def find_process(home: Path) -> psutil.Process | None:
     import fcntl
 
     import psutil
+
+    from chaindock.processes.table import is_alive
 
     try:
         with (home / "node.lock").open() as lock:

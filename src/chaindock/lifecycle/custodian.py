@@ -144,13 +144,10 @@ class Custodian(AbstractAsyncContextManager["Custodian"]):
             supervisor = self._supervisor(ccid)
             if supervisor.target is not Target.RUNNING:
                 supervisor.ask_running()
-        scope = asyncio.timeout(wait_s)
         try:
-            async with scope:
+            async with asyncio.timeout(wait_s):
                 await supervisor.ready()
         except TimeoutError as error:
-            if not scope.expired():
-                raise
             failed, attempt = supervisor.error, supervisor.attempt
             raise LaunchTimeout(
                 f"could not launch chaincode {ccid}: not ready after {wait_s:g} s of "

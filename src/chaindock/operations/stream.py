@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -177,12 +178,9 @@ class Tail:
             await asyncio.sleep(self.poll_s)
             path = self._pick()
         while path is not None:
-            reader = _Reader(path)
-            try:
-                async for batch in self._drain(reader, follow=follow):
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+                async for batch in self._drain(path, _Reader(file), follow=follow):
                     yield batch
-            finally:
-                reader.close()
             path = self._after(path) if follow else None
 
     def _pick(self) -> Path | None:
@@ -194,7 +192,7 @@ class Tail:
         return next((file for file in self.files() if file.name > path.name), None)
 
     async def _drain(
-        self, reader: _Reader, *, follow: bool
+        self, path: Path, reader: _Reader, *, follow: bool
     ) -> AsyncIterator[list[dict[str, Any]]]:
         last_look = False
         while True:
@@ -203,7 +201,7 @@ class Tail:
                 yield lines
             elif not follow or last_look:
                 break
-            elif self.over() or self._after(reader.path) is not None:
+            elif self.over() or self._after(path) is not None:
                 last_look = True  # for lines written since the last read
             else:
                 await asyncio.sleep(self.poll_s)
@@ -214,24 +212,19 @@ class Tail:
 class _Reader:
     """One file; between two reads, the writer may cut it to its newest half."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
         self._partial = b""
         self._last = b""
         self._offset = 0
         self._looks = 0
-        self._file: BinaryIO | None = None
 
     def take(self) -> list[dict[str, Any]]:
         """Return the complete lines of the next chunk; [] = none at present."""
-        try:
-            if self._file is None:
-                self._file = self.path.open("rb")
-            if self.path.stat().st_size < self._offset and not self._resume():
-                return []
-            data = self._file.read(CHUNK)
-        except FileNotFoundError:
+        size = os.fstat(self._file.fileno()).st_size
+        if size < self._offset and not self._resume():
             return []
+        data = self._file.read(CHUNK)
         self._offset += len(data)
         *lines, self._partial = (self._partial + data).split(b"\n")
         if lines:
@@ -245,19 +238,12 @@ class _Reader:
         partial, self._partial = self._partial, b""
         return [parse_line(partial)] if partial else []
 
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-
     def _resume(self) -> bool:
         """Continue after the last line that was read, in a file that was cut.
 
         The writer may not have flushed that line yet, so it is looked for `LOOKS` times;
         after that it was cut away, and reading begins at the start of the file.
         """
-        if self._file is None:
-            return False
         self._file.seek(0)
         content = self._file.read()
         at = content.rfind(self._last + b"\n") if self._last else -1

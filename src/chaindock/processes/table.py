@@ -72,7 +72,7 @@ def find(
                 run_id = record.run_id
         except (psutil.Error, OSError):
             continue
-        if run_id is not None and _alive(process):
+        if run_id is not None and is_alive(process):
             found.setdefault(run_id, []).append(process)
     return found
 
@@ -85,12 +85,12 @@ def end(look: Callable[[], list[psutil.Process]], grace_s: float) -> int:
     first = look()
     if first and grace_s > 0:
         _send(first, signal.SIGTERM)
-        _wait(first, grace_s)
+        have_ended(first, grace_s)
     limit = time.monotonic() + KILL_LIMIT_S
     left = _look_twice(look)
     while left and time.monotonic() < limit:
         _send(left, signal.SIGKILL)
-        _wait(left, 0.5)
+        have_ended(left, 0.5)
         left = _look_twice(look)
     if left:
         _log.error("processes survive SIGKILL", pids=[p.pid for p in left])
@@ -154,14 +154,17 @@ def _send(processes: Sequence[psutil.Process], number: int) -> None:
             process.send_signal(number)  # psutil refuses a reused pid
 
 
-def _wait(processes: Sequence[psutil.Process], limit_s: float) -> None:
+def have_ended(processes: Sequence[psutil.Process], limit_s: float) -> bool:
+    """Wait for the end of all, or for `limit_s`; return whether they have ended."""
     # psutil.wait_procs would reap our own children behind the event loop's back.
     limit = time.monotonic() + limit_s
-    while time.monotonic() < limit and any(_alive(p) for p in processes):
+    while time.monotonic() < limit and any(map(is_alive, processes)):
         time.sleep(_POLL_S)
+    return not any(map(is_alive, processes))
 
 
-def _alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
+    """Whether the process is there and no zombie."""
     try:
         running: bool = process.is_running()
         return running and process.status() != psutil.STATUS_ZOMBIE

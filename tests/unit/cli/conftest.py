@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from chaindock.cli.main import root
-from chaindock.cli.node import find_process, is_alive
+from chaindock.cli.node import find_process
 from chaindock.endorser.caller import Answer
 from chaindock.ids import TxId
 from chaindock.ledger.committer import CommittedBlock
@@ -22,6 +22,7 @@ from chaindock.ledger.simulator import Simulator
 from chaindock.ledger.transaction import parse_transaction
 from chaindock.node.admin import AdminServer
 from chaindock.node.explorer import Explorer
+from chaindock.processes.table import is_alive
 from support.doubles.fake_explorer import members_of
 from support.doubles.fake_node import FakeNode
 from support.ledgers.envelopes import CHANNEL, Transaction, transaction

@@ -11,10 +11,11 @@ import psutil
 import pytest
 
 from chaindock.cli.client import AdminClient
-from chaindock.cli.node import find_process, is_alive
+from chaindock.cli.node import find_process
 from chaindock.errors import NodeNotRunning
 from chaindock.node.home import Home
 from chaindock.operations.address import find_socket, opened_socket
+from chaindock.processes.table import is_alive
 from support.program import command, wait_for
 
 
