@@ -253,7 +253,7 @@ def _certificate(
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key)
-        .serial_number(x509.random_serial_number())
+        .serial_number(secrets.randbits(63) + 1)
         .not_valid_before(now - skew)
         .not_valid_after(now + lasts)
     )
@@ -270,10 +270,11 @@ def _certificate(
     )
     above = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
     own = x509.SubjectKeyIdentifier.from_public_key(key)
-    extensions: list[Extension] = [(own if ca else above, False), (usage, True)]
+    extensions: list[Extension] = [(own if ca else above, False)]
     # What signs lies in each transaction, three times: it has nothing needless.
     if ca or ends:
-        extensions.append((x509.BasicConstraints(ca=ca, path_length=None), True))
+        constraints = x509.BasicConstraints(ca=ca, path_length=None)
+        extensions += [(usage, True), (constraints, True)]
     if ends:
         extensions.append((x509.ExtendedKeyUsage(ends), False))
     if reached_at := list(map(_general, dict.fromkeys(hosts))):
