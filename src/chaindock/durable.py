@@ -31,7 +31,7 @@ def storing(
             f"{what} {str(path)!r}: {getattr(error, 'strerror', None) or error}",
             hint=hint,
             path=str(path),
-            retryable=passes or (isinstance(error, OSError) and is_retryable(error)),
+            retryable=passes or is_retryable(error),
         ) from error
 
 

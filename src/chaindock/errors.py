@@ -72,10 +72,11 @@ class ChaindockError(Exception):
         }
 
 
-def is_retryable(error: OSError) -> bool:
+def is_retryable(error: Exception) -> bool:
     """Whether the system refused for want of something: space, memory, processes."""
     space = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM}
-    return error.errno in space | {errno.EAGAIN, errno.EMFILE, errno.ENFILE}
+    wants = space | {errno.EAGAIN, errno.EMFILE, errno.ENFILE}
+    return isinstance(error, OSError) and error.errno in wants
 
 
 @contextmanager

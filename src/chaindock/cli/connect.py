@@ -22,9 +22,6 @@ _org_option = click.option(
 )
 
 
-_USER = "User1"
-
-
 def _user_option(user: str) -> Callable[..., Any]:
     return click.option(
         "--user",
@@ -52,7 +49,7 @@ def _shell_option(function: Any) -> Any:
 )
 @name_argument()
 @_org_option
-@_user_option(_USER)
+@_user_option("User1")
 @click.option(
     "--lang",
     type=click.Choice(list(SNIPPETS)),
@@ -90,7 +87,7 @@ def connect(
             ("profile", found["profile"]),
         ]
     )
-    who = {"--org": org, "--user": user if user != _USER else None}
+    who = {"--org": org, "--user": user if user != "User1" else None}
     told = "".join(f" {key} {one}" for key, one in who.items() if one)
     words = session.words(f"connect {name}{told} --lang {'|'.join(SNIPPETS)}")
     click.echo(f"a program that does this: {words}", err=True)

@@ -8,6 +8,7 @@ commits a definition, what follows from it is done when its block is there.
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import astuple, dataclass, replace
@@ -35,8 +36,6 @@ from chaindock.lifecycle.terms import Terms
 from chaindock.telemetry import get_logger
 
 _log = get_logger("deployer")
-
-
 _AS_IT_IS = Terms()
 
 
@@ -269,8 +268,7 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         former = self.deployments.definition(name)
         current = self.deployments.find(name)
         runs = (current.ccid, current.approval.sequence) if current else None
-        following = Definition()
-        following.CopyFrom(former)
+        following = copy.deepcopy(former)
         following.init_required = terms.init_required
         if terms.version is not None:
             following.version = terms.version

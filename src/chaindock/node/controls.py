@@ -6,7 +6,6 @@ as a call of its chaincode would be; only the program does not run.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -102,9 +101,7 @@ class Controls:
 
         Raises: InvalidInput; NotFound: the organisation; what `Caller.invoke` raises.
         """
-        endorser = dataclasses.replace(
-            self.caller.endorser, executor=cast("Any", StateWriter())
-        )
+        endorser = replace(self.caller.endorser, executor=cast("Any", StateWriter()))
         caller = replace(self.caller, endorser=endorser)
         args, transient = arguments(writes, collection)
         admins = self.admins(org)

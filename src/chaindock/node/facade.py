@@ -113,11 +113,10 @@ class Node:
                 *self.clients.warnings,
                 *(one.message for one in config.chaincodes.problems()),
                 *gave_up(self.fleet, self.custodian),
-                *channel.controls.warnings(),
                 *(
                     text
-                    for other in [*self.channels.values()][1:]
-                    for text in other.controls.warnings(other.id)
+                    for one in self.channels.values()
+                    for text in one.controls.warnings("" if one is channel else one.id)
                 ),
             ],
             limits=dataclasses.asdict(config.packages),

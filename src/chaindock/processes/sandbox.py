@@ -152,17 +152,8 @@ def in_sandbox(
         *("--bind", temp, "/dev/shm", "--bind", temp, "/tmp"),  # noqa: S108
         *(*looked_up, *mounts),
         *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(program.cwd)),
-        *(
-            "--",
-            str(python),
-            "-I",
-            "-S",
-            "-c",
-            _ENTER,
-            str(sandbox.theirs),
-            sandbox.port,
-        ),
-        *(str(program.max_open_files), str(private)),
+        *("--", str(python), "-I", "-S", "-c", _ENTER, str(sandbox.theirs)),
+        *(sandbox.port, str(program.max_open_files), str(private)),
     ]
     return replace(
         program,

@@ -127,7 +127,7 @@ class Spawner:
             raise StartFailed(
                 f"program {program.argv[0]!r} of chaincode {attempt.ccid!r} cannot be "
                 f"started: {error}",
-                retryable=isinstance(error, OSError) and is_retryable(error),
+                retryable=is_retryable(error),
                 **attempt.facts(),
             ) from error
         if kind == "build":

@@ -186,9 +186,7 @@ class ProcessController:
             raise BuildFailed(
                 f"build of chaincode {attempt.ccid!r} cannot go on: {error}",
                 hint="make room for it: disk, processes, open files",
-                retryable=is_retryable(error)
-                if isinstance(error, OSError)
-                else error.retryable,
+                retryable=getattr(error, "retryable", is_retryable(error)),
                 **attempt.facts(),
             ) from error
         sealing = asyncio.to_thread(self._builds.seal, key)
