@@ -30,7 +30,7 @@ def require_storable(key: str, value: bytes = b"") -> None:
         return
     try:
         fields = _parse(value)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return  # no object: it is stored as bytes
     for name in fields:
         if name[:1] == "_" or name == "~version":

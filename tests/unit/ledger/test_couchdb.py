@@ -75,6 +75,7 @@ async def test_everything_else_is_written(simulator: Simulator) -> None:
         b'{"_id": 1}, and text',
         b'{"_id":"\xff',
         b"\x00_",
+        b'{"_id":' + b"[" * 30_000,
     ):
         simulator.put_state("cc", "k_", value)
     assert b"k_" in simulator.results()
