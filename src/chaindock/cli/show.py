@@ -205,7 +205,6 @@ def pairs(rows: Sequence[tuple[str, str]]) -> None:
 
 # --- errors --------------------------------------------------------------------------
 
-
 _REFUSED = "the chaincode answered with an error or not at all, or the transaction is "
 _REFUSED += "not valid"
 

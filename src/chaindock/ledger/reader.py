@@ -169,7 +169,8 @@ class View:
         if not collection:
             row = snapshot.get(ns, key)
             return Entry(key, *row) if row else None
-        value, at, hashed_at = snapshot.get_private(ns, collection, _hash(key))
+        hashed = sha256(key).digest()
+        value, at, hashed_at = snapshot.get_private(ns, collection, hashed)
         if hashed_at is None:
             return None
         if value is None:
@@ -299,7 +300,3 @@ class View:
                 tx_id=tx_id,
             )
         return unpacked_id(rows[0][0]), TxLocation(*rows[0][1:])
-
-
-def _hash(key: bytes) -> bytes:
-    return sha256(key).digest()

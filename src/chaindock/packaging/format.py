@@ -27,8 +27,6 @@ from chaindock.packaging.archive import Entry, GzipReader, Source, TarReader
 from chaindock.packaging.rules import CHUNK, Limits, broken
 
 Visit = Callable[[Entry, TarReader], None]
-
-
 PACKAGE = "package"
 CODE = "code.tar.gz"
 
