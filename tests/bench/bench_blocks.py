@@ -166,7 +166,7 @@ async def messages(folder: Path) -> Row:
         await listener.serve(org)
         bare = Bare()
         first = (await place.feeds.of(place.channel).blocks(0)).blocks[0]
-        bare.response = first.filtered or b""
+        bare.response = first.contents.filtered or b""
         server = grpc.aio.server()
         server.add_generic_rpc_handlers((bare,))  # type: ignore[arg-type]
         port = server.add_secure_port(

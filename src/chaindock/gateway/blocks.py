@@ -28,7 +28,7 @@ from chaindock.values import KIB, MIB
 
 _CACHED_BYTES: Final = 16 * MIB
 """What is kept in memory of a channel's blocks; the newest one is kept in any case."""
-_BATCH_BYTES: Final = 250 * KIB
+_BATCH_BYTES: Final = 500 * KIB
 """Of blocks that are given at once, unless one alone is larger."""
 _MANY: Final = 16
 """So many blocks are given at once without waiting for more."""
@@ -244,7 +244,8 @@ def _batch(find: Callable[[int], FeedBlock | None], number: int) -> Batch:
     size = 0
     while (block := find(number)) is not None:
         size += len(block.full)
-        if blocks and (size > _BATCH_BYTES or block.filtered is None):
+        odd = block.known is not None and block.known.filtered is None
+        if blocks and (size > _BATCH_BYTES or odd):
             break
         blocks.append(block)
         number += 1

@@ -239,10 +239,10 @@ async def _message(block: FeedBlock, form: Form, *, headers: bool) -> bytes:
     `headers`: without transactions, unless they configure the channel.
     """
     if form.filtered:
-        if block.filtered is None:
+        if block.contents.filtered is None:
             raise _End(_BAD)
-        return block.filtered
-    data = block.is_config or not headers
+        return block.contents.filtered
+    data = not headers or block.contents.is_config
     return await block.form(data=data, judged=bool(form.resource))
 
 

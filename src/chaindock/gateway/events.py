@@ -70,7 +70,7 @@ def _after(block: FeedBlock, chaincode: str, tx_id: str) -> tuple[bytes | None, 
     The event of that transaction, of any chaincode, is the last one that is left out. If it
     raised none, everything is.
     """
-    events = iter(block.events)
+    events = iter(block.contents.events)
     if all(event.tx_id != tx_id for event in events):
         return None, tx_id
     return events_response(block.number, chaincode, events), ""

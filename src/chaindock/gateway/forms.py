@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final
 
 from fabric_protos.common import common_pb2
@@ -24,11 +24,26 @@ from google.protobuf.message import DecodeError
 
 from chaindock.aio import off_loop
 from chaindock.ledger import encoding
+from chaindock.values import KIB
 
 _BLOCK, _FILTERED = 2, 3
 """Fields of `DeliverResponse`."""
+_LARGE: Final = 64 * KIB
 _BLOCK_COST: Final = 4096
 """What a block takes beside its bytes."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the transactions of a block are."""
+
+    filtered: bytes | None
+    """A `DeliverResponse` with the filtered block; None = a part of a transaction
+    cannot be read, and Fabric then ends the stream."""
+    events: tuple[ChaincodeEvent, ...]
+    """Of the valid transactions, in order."""
+    is_config: bool
+    """Whether its only transaction is a configuration."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,13 +54,13 @@ class FeedBlock:
     full: bytes
     """A `DeliverResponse` with the block, which begins at `begin`."""
     begin: int
-    filtered: bytes | None
-    """A `DeliverResponse` with the filtered block; None = a part of a transaction
-    cannot be read, and Fabric then ends the stream."""
-    events: tuple[ChaincodeEvent, ...]
-    """Of the valid transactions, in order."""
-    is_config: bool
-    """Whether its only transaction is a configuration."""
+    known: Contents | None
+    """What is in it, if that was read before anybody asks."""
+
+    @cached_property
+    def contents(self) -> Contents:
+        """What is in it: whoever gets whole blocks does not ask."""
+        return self.known or _read(common_pb2.Block.FromString(self.raw))
 
     @property
     def raw(self) -> bytes:
@@ -55,11 +70,11 @@ class FeedBlock:
     @property
     def cost(self) -> int:
         """About how many bytes of memory the block takes."""
-        return 2 * len(self.full) + len(self.filtered or b"") + _BLOCK_COST
+        return 2 * len(self.full) + _BLOCK_COST
 
     async def events_of(self, chaincode: str) -> bytes | None:
         """Return the `ChaincodeEventsResponse` of a chaincode; None = it has no event."""
-        return events_response(self.number, chaincode, self.events)
+        return events_response(self.number, chaincode, self.contents.events)
 
     async def form(self, *, data: bool, judged: bool) -> bytes:
         """Return a `DeliverResponse` with the block.
@@ -99,9 +114,16 @@ def _form(raw: bytes, *, data: bool, judged: bool) -> bytes:
 def decode(raw: bytes) -> FeedBlock:
     """Return what subscribers get of a serialised block."""
     block = common_pb2.Block.FromString(raw)
-    number = block.header.number
+    full = encoding.field(_BLOCK, raw)
+    # This is not the event loop's thread. What is valid (code 0) can be read.
     codes = block.metadata.metadata[common_pb2.TRANSACTIONS_FILTER]
-    filtered = events_pb2.FilteredBlock(number=number)
+    known = _read(block) if any(codes) or len(raw) > _LARGE else None
+    return FeedBlock(block.header.number, full, len(full) - len(raw), known)
+
+
+def _read(block: Any) -> Contents:
+    codes = block.metadata.metadata[common_pb2.TRANSACTIONS_FILTER]
+    filtered = events_pb2.FilteredBlock(number=block.header.number)
     events: list[ChaincodeEvent] = []
     readable = True
     for code, envelope in zip(codes, block.data.data, strict=True):
@@ -117,11 +139,7 @@ def decode(raw: bytes) -> FeedBlock:
         if code == transaction_pb2.VALID:
             events += (one for one in raised if one.event_name and one.tx_id)
     kinds = [one.type for one in filtered.filtered_transactions]
-    full = encoding.field(_BLOCK, raw)
-    return FeedBlock(
-        number,
-        full,
-        len(full) - len(raw),
+    return Contents(
         encoding.field(_FILTERED, filtered.SerializeToString()) if readable else None,
         tuple(events),
         kinds == [common_pb2.CONFIG],

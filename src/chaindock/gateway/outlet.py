@@ -105,6 +105,10 @@ class Outlet:
     async def write(self, stream: Stream, message: bytes | Bundle, source: str) -> None:
         """Write responses of a stream. Raises: Refusal, CallEnded."""
         sent, size = None, len(message)
+        if isinstance(message, Bundle) and stream.write_now(message):
+            if not stream.connection.full:
+                return
+            message = Bundle(())  # all is written: what is left is to wait
         if size > _LARGE:
             sent = await self._turn(size, source)
         try:

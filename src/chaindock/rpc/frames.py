@@ -83,6 +83,13 @@ def content(stream: int, data: bytes) -> Iterator[Buffer]:
         yield piece
 
 
+def cut(stream: int, prefix: bytes, message: Buffer, at: int, end: int) -> bytes:
+    """Return the frames that hold a part of a message and the prefix before it."""
+    size = len(prefix)
+    part = memoryview(message)[max(at - size, 0) : max(end - size, 0)]
+    return b"".join(content(stream, prefix[at:end] + part))
+
+
 class Bundle:
     """Messages that many calls send, put together once for all of them."""
 
@@ -95,11 +102,21 @@ class Bundle:
     def __len__(self) -> int:
         return len(self.content)
 
-    def frames(self, stream: int) -> bytes:
-        """Return the frames that hold them in a call; most connections have one call."""
+    def frames(self, stream: int, at: int, end: int) -> bytes:
+        """Return the frames that hold a part of the content; most calls have one number."""
+        data = self.content
         if self._framed[0] != stream:
-            self._framed = stream, b"".join(content(stream, self.content))
-        return self._framed[1]
+            self._framed = stream, b"".join(content(stream, data))
+        whole = self._framed[1]
+        if not at and end == len(data):
+            return whole
+        # The frames of all calls begin at the same places: only the ends are cut anew.
+        first, last = -(-at // MOST_FRAME), end // MOST_FRAME
+        before = content(stream, data[at : min(first * MOST_FRAME, end)])
+        after = content(stream, data[max(first, last) * MOST_FRAME : end])
+        size = HEAD.size + MOST_FRAME
+        same = memoryview(whole)[first * size : last * size]
+        return b"".join((*before, same, *after))
 
 
 def number(value: int) -> bytes:

@@ -8,6 +8,7 @@ Source: docs/adr/0011-own-transport.md
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
@@ -17,7 +18,7 @@ from chaindock.rpc.status import CallEnded, Status
 from chaindock.values import KIB, MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from chaindock.rpc.connection import Connection
     from chaindock.rpc.frames import Buffer
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 STREAM_WINDOW: Final = MIB
 _CODES: Final = frozenset(str(one.value) for one in Status)
 _LARGE: Final = 64 * KIB
-_TURN: Final = 256 * KIB
+_TURN: Final = 512 * KIB
 """Bytes that are sent in one turn of the event loop."""
 
 
@@ -170,15 +171,25 @@ class Stream:
 
     # --- writing ----------------------------------------------------------------------
 
-    def write_now(self, message: Buffer, ending: bytes = b"") -> bool:
+    def write_now(self, message: Buffer | Bundle, ending: bytes = b"") -> bool:
         """Send a message if that takes no waiting; return whether it was sent.
 
         Raises: CallEnded.
         """
         size = len(message)
-        if not self._fits(size + f.PREFIX.size):
+        if isinstance(message, Bundle):
+            if fits := self._fits(size, _TURN):
+                self._send(size, message.frames(self.number, 0, size))
+            return fits
+        parts, size = [f.PREFIX.pack(0, size), message], size + f.PREFIX.size
+        if not self._fits(size):
             return False
-        self._send(size + f.PREFIX.size, [f.PREFIX.pack(0, size), message], ending)
+        if size <= f.MOST_FRAME:
+            begin = f.HEAD.pack(size >> 8, size & 255, f.DATA, 0, self.number)
+            frames = [begin, *parts, ending]
+        else:
+            frames = [*f.content(self.number, b"".join(parts)), ending]
+        self._send(size, b"".join(frames))
         return True
 
     def _fits(self, size: int, most: int = _LARGE) -> bool:
@@ -195,16 +206,7 @@ class Stream:
         connection.content()
         return True
 
-    def _send(self, size: int, parts: list[Buffer], ending: bytes = b"") -> None:
-        """Send what makes `size` bytes together, for which there is room."""
-        if size <= f.MOST_FRAME:
-            begin = f.HEAD.pack(size >> 8, size & 255, f.DATA, 0, self.number)
-            frames = [begin, *parts, ending]
-        else:
-            frames = [*f.content(self.number, b"".join(parts)), ending]
-        self._send_frames(size, b"".join(frames))
-
-    def _send_frames(self, size: int, frames: bytes) -> None:
+    def _send(self, size: int, frames: bytes) -> None:
         self._send_window -= size
         self.connection.send_window -= size
         head, self._head = self._head, b""
@@ -217,35 +219,32 @@ class Stream:
         """
         most, size = self.connection.limits.send_bytes, len(message)
         if isinstance(message, Bundle):
-            if self._fits(size, _TURN):
-                self._send_frames(size, message.frames(self.number))
-                if self.connection.full:
-                    await self._room()
-            else:
-                await self._write(b"", memoryview(message.content))
+            await self._write(size, partial(message.frames, self.number), _TURN)
+            if self.connection.full:
+                await self._room()
         elif size > most:
             text = f"Sent message larger than max ({size} vs. {most})"
             raise CallEnded(Status.RESOURCE_EXHAUSTED, text)
         elif not self.write_now(message):
-            await self._write(f.PREFIX.pack(0, size), memoryview(message))
+            cut = partial(f.cut, self.number, f.PREFIX.pack(0, size), message)
+            await self._write(size + f.PREFIX.size, cut)
 
-    async def _write(self, prefix: bytes, message: memoryview) -> None:
-        turn, at = 0, 0
-        while prefix or at < len(message):
-            room = await self._room()
-            before, prefix = prefix[:room], prefix[room:]
-            piece = message[at : at + room - len(before)]
-            at += len(piece)
-            size = len(before) + len(piece)
-            if size > KIB or at == len(message):
+    async def _write(
+        self, size: int, cut: Callable[[int, int], bytes], most: int = _LARGE
+    ) -> None:
+        """Send so many bytes, as frames that `cut` makes of a part, as there is room."""
+        turn = at = 0
+        while at < size:
+            end = min(at + await self._room(most), size)
+            if end - at > KIB or end == size:
                 self.connection.content()
-            self._send(size, [before, piece])
-            turn += size
+            self._send(end - at, cut(at, end))
+            turn, at = turn + end - at, end
             if turn >= _TURN:
                 turn = 0
                 await asyncio.sleep(0)
 
-    async def _room(self) -> int:
+    async def _room(self, most: int = _LARGE) -> int:
         """Return how many bytes may be sent, when it is at least one.
 
         Calls that wait for room on the connection take turns.
@@ -254,7 +253,7 @@ class Stream:
         try:
             while True:
                 self._check()
-                room = min(self._send_window, connection.send_window, _LARGE)
+                room = min(self._send_window, connection.send_window, most)
                 if self._send_window <= 0:
                     waiting.pop(self, None)
                     connection.let_write()

@@ -72,6 +72,22 @@ async def test_nothing_is_sent_beyond_a_window(calls: Calls):
     await raw.close()
 
 
+@pytest.mark.parametrize("window", [700, PIECE, 65_535, 100_000])
+async def test_messages_that_go_together_are_cut_where_a_window_ends(
+    calls: Calls, window: int
+):
+    raw = await Raw.dial(calls.port, setting(4, window) + update(0, MIB))
+    raw.send(request(1, "Pour", b"2 3000 40"))
+    sent = message(bytes(3000)) * 80
+    found = b""
+    while len(found) < len(sent):
+        _, _, _, payload = await raw.until(h.DATA)
+        found += payload
+        raw.send(update(1, len(payload)))
+    assert found == sent
+    await raw.close()
+
+
 async def test_a_call_goes_on_when_others_have_no_window_of_their_own(calls: Calls):
     raw = await Raw.dial(calls.port, update(0, 64 * MIB) + setting(4, 0))
     for number in (1, 3, 5):
