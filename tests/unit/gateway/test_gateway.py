@@ -72,10 +72,11 @@ async def test_peers_that_take_too_long_to_endorse(two: Gateways) -> None:
 
     async def execute(ccid: Any, invocation: Any, mspid: str) -> Any:
         if mspid == hung:
+            await asyncio.sleep(0.01)
             raise ExecuteTimeout(late, ccid=ccid)
         return await two.contract.execute(ccid, invocation, mspid)
 
-    async with gateways(two.world, endorsement_s=1.0) as hasty:
+    async with gateways(two.world, endorsement_s=0.01) as hasty:
         two.world.channel.endorser.executor = cast(
             "Any", SimpleNamespace(execute=execute, process_of=lambda mspid: mspid)
         )
