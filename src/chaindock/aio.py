@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import copy
 import random
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from weakref import WeakValueDictionary
@@ -104,13 +105,23 @@ class Waiters(Generic[K, T]):
             if not others:
                 self._waiting.pop(key, None)
 
-    def settle(self, key: K, value: T) -> int:
-        """Give everybody who waits for `key` this outcome; return how many they are."""
-        waiting = self._waiting.pop(key, ())
-        for outcome in waiting:
+    def settle(self, key: K, value: T, step: int = sys.maxsize) -> int:
+        """Give everybody who waits for `key` this outcome; return how many they are.
+
+        `step`: so many in a turn of the event loop.
+        """
+        waiting = self._waiting.pop(key, set())
+        count = len(waiting)
+        self._give(waiting, value, step)
+        return count
+
+    def _give(self, waiting: set[asyncio.Future[T]], value: T, step: int) -> None:
+        for _ in range(min(step, len(waiting))):
+            outcome = waiting.pop()
             if not outcome.done():
                 outcome.set_result(value)
-        return len(waiting)
+        if waiting:
+            asyncio.get_running_loop().call_soon(self._give, waiting, value, step)
 
     def fail(
         self,

@@ -30,6 +30,8 @@ _CACHED_BYTES: Final = 16 * MIB
 """What is kept in memory of a channel's blocks; the newest one is kept in any case."""
 _BATCH_BYTES: Final = 500 * KIB
 """Of blocks that are given at once, unless one alone is larger."""
+_STEP: Final = 8
+"""Subscribers that are given blocks in one turn of the event loop: others go on, too."""
 _MANY: Final = 16
 """So many blocks are given at once without waiting for more."""
 _PACE_S, _LONGEST_S = 2e-3, 0.2
@@ -140,7 +142,7 @@ class BlockFeed:
         if error := task.exception():
             self._outcomes.fail(lambda: copy.copy(error), number.__eq__)
         else:
-            told = self._outcomes.settle(number, task.result())
+            told = self._outcomes.settle(number, task.result(), _STEP)
             due = max(self._due, _now()) + told * _PACE_S
             self._due = min(due, _now() + _LONGEST_S)
 

@@ -106,6 +106,9 @@ class Channel:
 
     def seal(self, data: bytes) -> bytes:
         """Return what is to be on the wire. Raises: ssl.SSLError."""
+        if len(data) <= _PIECE:
+            self._tls.write(data)
+            return self._out.read()
         sealed, view = [], memoryview(data)
         for at in range(0, len(data), _PIECE):
             self._tls.write(view[at : at + _PIECE])

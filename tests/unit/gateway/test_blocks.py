@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import itertools
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +166,17 @@ async def test_a_thousand_followers_share_one_read_of_each_block(feed):
         await commit(feed.ledger)
     assert await asyncio.gather(*following) == [[1, 2, 3]] * 1000
     assert feed._reader.reads == 2  # the first block at once, the others together
+
+
+async def test_others_have_their_turn_while_many_followers_are_told(feed):
+    following = [asyncio.ensure_future(anext(feed.follow(1))) for _ in range(50)]
+    await commit(feed.ledger)
+    told = [0]
+    async with asyncio.timeout(5):
+        while told[-1] < len(following):
+            await asyncio.sleep(0)
+            told.append(sum(one.done() for one in following))
+    assert max(after - before for before, after in itertools.pairwise(told)) <= 8
 
 
 async def test_few_followers_do_not_wait_for_more_blocks(feed):
