@@ -32,7 +32,6 @@ _MOST_FAREWELL: Final = 256
 _MOST_TEXT: Final = "!\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~ "
 """What a status text has as it is, beside letters and digits."""
 
-
 Buffer = bytes | bytearray | memoryview
 
 

@@ -104,13 +104,10 @@ class Channel:
             raise ssl.SSLZeroReturnError("the other side has ended TLS")
         return size
 
-    def seal(self, data: bytes) -> bytes:
-        """Return what is to be on the wire. Raises: ssl.SSLError."""
-        if len(data) <= _PIECE:
-            self._tls.write(data)
-            return self._out.read()
+    def seal(self, data: bytes) -> list[bytes]:
+        """Return what is to be on the wire, in pieces. Raises: ssl.SSLError."""
         sealed, view = [], memoryview(data)
         for at in range(0, len(data), _PIECE):
             self._tls.write(view[at : at + _PIECE])
             sealed.append(self._out.read())
-        return b"".join(sealed)
+        return sealed

@@ -6,7 +6,9 @@ Everything runs in callbacks of the event loop, at most 64 KiB in one turn.
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
+from contextlib import suppress
 from typing import Any, ClassVar, Final
 
 from typing_extensions import override
@@ -117,8 +119,18 @@ class Wire(asyncio.BufferedProtocol):
         if self._closing or self.transport.is_closing():
             return
         if self._tls is not None:
-            data = self._tls.seal(data)
+            data = self._left_of(self._tls.seal(data))
         self.transport.write(data)
+
+    def _left_of(self, pieces: list[bytes]) -> bytes:
+        """Send what the system takes of several pieces, and return what is left."""
+        sent = 0
+        if len(pieces) > 1 and not self.transport.get_write_buffer_size():
+            with suppress(OSError):  # the transport will meet it, too
+                sent = os.writev(
+                    self.transport.get_extra_info("socket").fileno(), pieces
+                )
+        return b"" if sent == sum(map(len, pieces)) else b"".join(pieces)[sent:]
 
     @override
     def pause_writing(self) -> None:

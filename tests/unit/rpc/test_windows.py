@@ -88,6 +88,22 @@ async def test_messages_that_go_together_are_cut_where_a_window_ends(
     await raw.close()
 
 
+async def test_a_client_that_reads_late_gets_all_of_it_through_tls():
+    authority = TlsAuthority()
+    pair = authority.issue_server()
+    serving = server_context(pair.cert_pem, pair.key_pem, None)
+    dialling = client_context(None, None, authority.root_pem)
+    async with Calls(tls=lambda: serving) as calls:
+        more = setting(4, 64 * MIB) + update(0, 64 * MIB)
+        raw = await Raw.dial(
+            calls.port, more + request(1, "Pour", b"40 3000 160"), dialling
+        )
+        await asyncio.sleep(0.1)
+        found, _ = await raw.answer(1)
+        assert found == message(bytes(3000)) * 160 * 40
+        await raw.close()
+
+
 async def test_a_call_goes_on_when_others_have_no_window_of_their_own(calls: Calls):
     raw = await Raw.dial(calls.port, update(0, 64 * MIB) + setting(4, 0))
     for number in (1, 3, 5):
