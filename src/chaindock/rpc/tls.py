@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import ssl
 import tempfile
-from typing import Final
 
 from chaindock.rpc.frames import Buffer
-from chaindock.values import KIB
 
 _ALPN = ["h2"]
-_PIECE: Final = 64 * KIB
-"""Bytes that are encrypted at once: each connection keeps room for as many."""
 
 
 def server_context(certificate: str, key: str, roots: str | None) -> ssl.SSLContext:
@@ -104,10 +100,7 @@ class Channel:
             raise ssl.SSLZeroReturnError("the other side has ended TLS")
         return size
 
-    def seal(self, data: bytes) -> list[bytes]:
-        """Return what is to be on the wire, in pieces. Raises: ssl.SSLError."""
-        sealed, view = [], memoryview(data)
-        for at in range(0, len(data), _PIECE):
-            self._tls.write(view[at : at + _PIECE])
-            sealed.append(self._out.read())
-        return sealed
+    def seal(self, data: Buffer) -> bytes:
+        """Return what is to be on the wire. Raises: ssl.SSLError."""
+        self._tls.write(data)
+        return self._out.read()

@@ -119,13 +119,20 @@ class Wire(asyncio.BufferedProtocol):
         if self._closing or self.transport.is_closing():
             return
         if self._tls is not None:
-            data = self._left_of(self._tls.seal(data))
+            small = len(data) <= _BLOCK
+            data = self._tls.seal(data) if small else self._left_of(self._tls, data)
         self.transport.write(data)
 
-    def _left_of(self, pieces: list[bytes]) -> bytes:
-        """Send what the system takes of several pieces, and return what is left."""
-        sent = 0
-        if len(pieces) > 1 and not self.transport.get_write_buffer_size():
+    def _left_of(self, tls: Channel, data: bytes) -> bytes:
+        """Encrypt and send what the system takes at once; return what is left.
+
+        In pieces: each connection keeps room for as much as is encrypted at once.
+        """
+        view, sent = memoryview(data), 0
+        pieces = [
+            tls.seal(view[at : at + _BLOCK]) for at in range(0, len(data), _BLOCK)
+        ]
+        if not self.transport.get_write_buffer_size():
             with suppress(OSError):  # the transport will meet it, too
                 sent = os.writev(
                     self.transport.get_extra_info("socket").fileno(), pieces
