@@ -57,8 +57,8 @@ class StreamOptions:
     history_database: bool = option(True, "ledger.history.enableHistoryDatabase")
     """Contracts may read the history of a key."""
     max_message_bytes: Bytes = option(100 * MIB, "peer.maxRecvMsgSize")
-    """Largest message from the node to chaincode. In the other direction the limit is
-    chaindock.memory.contract and 1 MiB more, if that is smaller."""
+    """Largest message of a client application, and from the node to chaincode. From
+    chaincode the limit is chaindock.memory.contract and 1 MiB more, if that is smaller."""
     transaction_bytes: Bytes = option(32 * MIB, "chaindock.memory.transaction")
     """Most memory that the node holds for a transaction: what it reads and writes."""
     contract_bytes: Bytes = option(64 * MIB, "chaindock.memory.contract")

@@ -25,7 +25,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "The node": {
         "up": ("node", "Start the node of a home."),
         "down": ("node", "Stop the node of a home."),
-        "status": ("ps", "Show the node: endpoints, backend, blocks."),
+        "status": ("ps", "Show the node: endpoints, back end, blocks."),
         "doctor": ("doctor", "Check what Chaindock needs and say what to do."),
         "channel": ("channel", "Make, list and remove channels."),
         "org": ("channel", "Add and list organisations, stop and start their peers."),

@@ -136,7 +136,7 @@ def _age_s(iso: str) -> int:
 
 @command("chaindock status", "chaindock status --json")
 def status(session: Session) -> None:
-    """Show the node: endpoints, backend, blocks."""
+    """Show the node: endpoints, back end, blocks."""
     show_status(session, session.client().status())
 
 
