@@ -67,10 +67,10 @@ def snapshot(
 def revert(session: Session, name: str) -> None:
     """Go back to a snapshot.
 
-    Without NAME that is the newest one. Later blocks, and all that they changed, are gone; so are later snapshots.
-    Chaincode keeps running. Transactions that wait for a block are refused. If a
-    chaincode was deployed since the snapshot, the revert is refused: `dump` and `load`
-    bring back deployments, too.
+    Without NAME that is the newest one. Later blocks, all that they changed, and later
+    snapshots are removed. Chaincode keeps running. Transactions that wait for a block are
+    refused. If a chaincode was deployed since the snapshot, the revert is refused: `dump`
+    and `load` bring back deployments, too.
     """
     found = session.client().post("revert", name=name)
     removed = show.count(found["removed"], "block")
@@ -143,7 +143,7 @@ def ledger_verify(session: Session) -> None:
     """Check the ledger for damage.
 
     Checks every page of the file, every block and the chain of their hashes. The node may
-    run meanwhile. It checks its blocks by itself after each start.
+    run meanwhile. The node also checks its blocks by itself after each start.
     """
     from chaindock.node.copies import verify
     from chaindock.node.home import Home

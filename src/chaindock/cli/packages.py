@@ -123,7 +123,7 @@ def packages_ls(session: Session) -> None:
     """List the packages of the node and the chaincodes that run them.
 
     A package that was installed (peer lifecycle chaincode install) stays until it is
-    removed. A package that a deployment brought goes with the last chaincode that runs it.
+    removed. A package that `deploy` brought is removed with the last chaincode that runs it.
     """
     session.shows(
         session.client().get("packages")["packages"],
