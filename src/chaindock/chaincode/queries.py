@@ -76,7 +76,7 @@ def _page(rows: RangeResults | QueryResults, size: int, budget: Budget) -> Steps
             page.append(b"".join(_rows(found, "", more=False)))
             if not found or rows.exhausted or count >= size:
                 break
-            yield None
+            yield _pause(rows)
         while not rows.advance():
             yield _pause(rows)
         bookmark = rows.bookmark
@@ -121,7 +121,7 @@ def close_query(
 
 def _batch(call: Call, query: Query) -> list[bytes] | Steps:
     try:
-        if not query.advance():
+        if (query.rows and query.rows.slow) or not query.advance():
             return _later(call, query)
         rows, more = query.batch()
     except BaseException:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 T = TypeVar("T")
 LARGE: Final = 32 * 1024
@@ -28,7 +28,7 @@ class _Process:
     """Calls functions of this package; it ends when the node does."""
 
     def __init__(self) -> None:
-        self._end, there = Pipe()
+        self.pipe, there = Pipe()
         with there:
             self._program = subprocess.Popen(
                 [sys.executable, "-P", "-m", __name__, str(there.fileno())],
@@ -36,17 +36,8 @@ class _Process:
                 start_new_session=True,  # ^C at a terminal is for the node alone
             )
 
-    def call(self, function: Callable[..., T], args: tuple[Any, ...]) -> T:
-        """Raises: OSError, EOFError: somebody has ended the process."""
-        self._end.send((function, args))
-        result: T
-        result, error = self._end.recv()
-        if error is not None:
-            raise error
-        return result
-
     def end(self) -> None:
-        self._end.close()
+        self.pipe.close()
         self._program.kill()
         self._program.wait()
 
@@ -64,14 +55,20 @@ def apart(function: Callable[..., T], *args: Any) -> T:
     process = _idle.get()
     try:
         process = process or _Process()
-        return process.call(function, args)
-    except (OSError, EOFError):
+        process.pipe.send((function, args))
+        result, error = process.pipe.recv()
+    except BaseException as broken:  # its answer may be there still
         if process is not None:
             process.end()
         process = None
-        return function(*args)
+        if not isinstance(broken, (OSError, EOFError)):  # somebody has ended it
+            raise
+        result, error = function(*args), None
     finally:
         _idle.put(process)
+    if error is not None:
+        raise error
+    return cast("T", result)
 
 
 def large_apart(function: Callable[..., T], at: int) -> Callable[..., T]:
@@ -101,5 +98,5 @@ def _serve(end: Connection) -> None:
 
 
 if __name__ == "__main__":
-    with suppress(EOFError):  # the node has ended
+    with suppress(EOFError, OSError):  # the node has ended
         _serve(Connection(int(sys.argv[1])))

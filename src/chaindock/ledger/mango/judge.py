@@ -5,6 +5,7 @@ Source: docs/fabric/rich-queries.md#selectors, docs/fabric/rich-queries.md#value
 
 from __future__ import annotations
 
+import threading
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from chaindock.ledger.mango.conditions import Slow
 from chaindock.ledger.mango.documents import loaded
 from chaindock.ledger.mango.indexes import Plan
 from chaindock.ledger.mango.order import can_collate, sort_key
-from chaindock.ledger.mango.query import Query, parse_query
+from chaindock.ledger.mango.query import Query, parse_anew
 from chaindock.ledger.mango.selector import ID, parse_partial, parse_path
 from chaindock.ledger.mango.superseded import Position
 from chaindock.ledger.mango.values import (
@@ -96,9 +97,11 @@ def judged(
     text: str, bookmark: str, plan: Plan, key: bytes, value: Value
 ) -> Match | None:
     """Return what a query of this text finds, however long it takes; as `Judge.match`."""
-    return _judge(text, bookmark, plan).match(key, value, shown=True, quick=False)
+    judge = _judge(text, bookmark, plan, threading.get_ident())
+    return judge.match(key, value, shown=True, quick=False)
 
 
 @lru_cache(8)
-def _judge(text: str, bookmark: str, plan: Plan) -> Judge:
-    return Judge(parse_query(text, bookmark), plan)
+def _judge(text: str, bookmark: str, plan: Plan, _thread: int) -> Judge:
+    # Without processes, threads judge while the event loop does: each has its Work.
+    return Judge(parse_anew(text, bookmark), plan)

@@ -63,11 +63,11 @@ def is_quick(text: str) -> bool:
 
 
 def parse_query(text: str, bookmark: str = "") -> Query:
-    """Return the query; as `_parse`, which is not done again for a short text."""
-    return (_parse_once if len(text) <= _SHORT else _parse)(text, bookmark)
+    """Return the query; as `parse_anew`, which is done once for a short text."""
+    return (_parse_once if len(text) <= _SHORT else parse_anew)(text, bookmark)
 
 
-def _parse(text: str, bookmark: str) -> Query:
+def parse_anew(text: str, bookmark: str) -> Query:
     """Return the query.
 
     A `bookmark` of the request replaces one in the text, unless "".
@@ -105,7 +105,7 @@ def _parse(text: str, bookmark: str) -> Query:
     return Query(*found, text)
 
 
-_parse_once: Final = lru_cache(64)(_parse)
+_parse_once: Final = lru_cache(64)(parse_anew)
 
 
 def _decode(text: str) -> dict[str, Any]:

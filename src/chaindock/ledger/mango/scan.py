@@ -69,8 +69,8 @@ class Scan:
     _ordered: Iterator[Position] | None = None
     _next: bytes = b""
     _superseded: Superseded | None = None
-    _judged: tuple[bytes, Match | InvalidInput | None] | None = None
-    """A key, and what `slow` has found of its document."""
+    _judged: tuple[tuple[bytes, Value], Match | InvalidInput | None] | None = None
+    """A key and its value, and what `slow` has found of them."""
     _all_columns: bool = False
     """Whether rows of an index are read with its columns."""
     _chosen_next: Position | None = None
@@ -110,9 +110,8 @@ class Scan:
 
         Takes about SLICE_S, and reads no further once values have `max_bytes`.
         """
-        if self.slow is not None and self._judged is None:
+        if self.slow is not None:
             self.slow()
-        self.slow = None
         if self.exhausted or wanted <= 0:
             return []
         if self._sorts and self._ordered is None:
@@ -130,7 +129,7 @@ class Scan:
 
     def _match(self, key: bytes, value: Value, *, shown: bool = True) -> Match | None:
         """Raises: InvalidInput. Slow: the step ends, and the next one begins here."""
-        if self._judged is not None and self._judged[0] == key:
+        if self._judged is not None and self._judged[0] == (key, value):
             found, self._judged = self._judged[1], None
             if isinstance(found, InvalidInput):
                 raise found
@@ -148,7 +147,7 @@ class Scan:
             found = apart(judged, query.text, query.bookmark, self.plan, key, value)
         except InvalidInput as error:
             found = error
-        self._judged = key, found
+        self._judged, self.slow = ((key, value), found), None
 
     def _is_wanted(self) -> bool:
         """Count a match; return whether it is beyond those to be skipped."""
@@ -290,14 +289,13 @@ class Scan:
         return view.execute(sql, values)
 
     def _older(self, key: bytes, value: Value) -> Position | None:
-        """Return `_kept` of a document that matches, None of another one. Raises: Slow."""
-        match = self._match(key, value, shown=False)
-        return None if match is None else self._kept(match)
+        """Return `_kept` of a document. Raises: Slow."""
+        return self._kept(self._match(key, value, shown=False))
 
-    def _kept(self, match: Match) -> Position | None:
-        """Return where a document belongs, and hold that; None = not behind `_seen`."""
-        place, seen = match.place, self._seen
-        if place is None:
+    def _kept(self, match: Match | None) -> Position | None:
+        """Return where a match belongs, and hold that; None = not behind `_seen`."""
+        seen = self._seen
+        if match is None or (place := match.place) is None:
             return None
         if seen and (place >= seen if self.query.descending else place <= seen):
             return None
@@ -342,7 +340,7 @@ class Scan:
         ended = False
         with suppress(Slow):
             for _, match, _, _ in self._matched(view, shown=False):
-                if match is not None and (place := self._kept(match)):
+                if place := self._kept(match):
                     places.append(place)
                 if time.monotonic() > until:
                     break

@@ -9,6 +9,8 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from queue import LifoQueue
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import pytest
@@ -93,6 +95,20 @@ def test_a_process_that_somebody_has_ended_is_started_again():
     assert second not in {first, os.getpid()}
 
 
+def test_an_answer_that_was_not_read_whole_is_not_the_next_one(monkeypatch):
+    """As if there were no memory for it."""
+
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    assert apart.apart(str, 7) == "7"
+    with monkeypatch.context() as patched:
+        patched.setattr(apart.Connection, "recv", fails)
+        with pytest.raises(MemoryError):
+            apart.apart(str, 8)
+    assert apart.apart(str, 9) == "9"
+
+
 def test_a_search_goes_on_behind_a_large_document_page_by_page():
     text = "x" * apart.LARGE
     stored = {f"k{n}": {"n": n, "v": text if n % 2 else ""} for n in range(6)}
@@ -103,6 +119,51 @@ def test_a_search_goes_on_behind_a_large_document_page_by_page():
         while not scan.exhausted:
             pages += [row[0] for row in scan.step(view, 2, 1 << 20)]
         assert pages == [key.encode() for key in sorted(stored)]
+
+
+@pytest.mark.parametrize("step", range(1, 5))
+@pytest.mark.parametrize("direction", ["asc", "desc"])
+def test_a_document_written_again_while_it_is_judged_is_found(step, direction):
+    text = "x" * apart.LARGE
+    stored = {f"k{n}": {"n": n, "v": text} for n in range(4)}
+    with closing(Documents(stored)) as documents:
+        documents.index("n")
+        query = {"selector": {"n": {"$gte": 0}}, "sort": [{"n": direction}]}
+        scan, view = documents.scan(query), StateView(documents.db, 1)
+        found: list[str] = []
+        while not scan.exhausted:
+            found += [row[0].decode() for row in scan.step(view, 9, 1 << 20)]
+            if scan.slow:
+                scan.slow()
+            step -= 1
+            if step == 0:
+                documents.put({key: {"n": 9} for key in stored})
+        assert found == sorted(stored, reverse=direction == "desc")
+
+
+def test_without_processes_a_document_is_judged_beside_the_event_loop(monkeypatch):
+    """Both search with the same query, and count what they do for a document."""
+
+    def none(_: object) -> None:
+        raise BlockingIOError
+
+    monkeypatch.setattr(apart._Process, "__init__", none)
+    monkeypatch.setattr(apart, "_idle", LifoQueue())
+    apart._idle.put(None)
+    texts = [f"{number:04}" * 1000 for number in range(1000)]
+    with closing(Documents({"large": {"v": texts}, "small": {"v": []}})) as documents:
+        query = {"selector": {"v": {"$elemMatch": {"$gt": "0999"}}}}
+        scan, view = documents.scan(query), StateView(documents.db, 1)
+        assert scan.step(view, 9, 1 << 20) == []
+        assert scan.slow
+        thread = Thread(target=scan.slow)
+        thread.start()
+        other = documents.scan(query)
+        while thread.is_alive():
+            other.exhausted, other._next = False, b"m"
+            assert other.step(view, 9, 1 << 20) == []
+            time.sleep(0.01)
+        assert [row[0] for row in scan.step(view, 9, 1 << 20)] == [b"large"]
 
 
 def test_the_processes_end_with_the_node():
