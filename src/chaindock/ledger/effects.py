@@ -226,3 +226,5 @@ def rebuild(db: sqlite3.Connection, path: Path, channel: ChannelId) -> None:
         store_block(db, number, block_hash, data)
         index(db, number, txs, filter_)
         previous = block_hash
+    if not previous:
+        raise corrupt(path, "it has no block")

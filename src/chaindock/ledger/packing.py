@@ -61,6 +61,7 @@ _HEAD: Final = struct.Struct(">cIi")
 _ID: Final = re.compile(rb"\*@([0-9a-f]{64})")
 """What a header of a transaction has as its id; found elsewhere, it does no harm."""
 _ID_BYTES: Final = 32
+_UNREADABLE: Final = ZstdError, MemoryError, struct.error, DecodeError, TypeError
 
 
 def store_block(
@@ -105,10 +106,10 @@ def read_block(
 
     Raises: LedgerCorrupt: block or dictionary is damaged.
     """
-    whole = stored.startswith(_WHOLE)
-    if not (whole or stored.startswith(_PACKED)):
-        return stored
     try:
+        whole = stored.startswith(_WHOLE)
+        if not (whole or stored.startswith(_PACKED)):
+            return stored
         _, count, newest = _HEAD.unpack_from(stored)
         start = _HEAD.size + (0 if whole else count * _ID_BYTES)
         _, *texts = _dictionary(execute, schema, number, newest)
@@ -118,7 +119,7 @@ def read_block(
         if whole:
             return block
         entries = common_pb2.Block.FromString(block).data.data
-    except (ZstdError, MemoryError, struct.error, DecodeError) as error:
+    except _UNREADABLE as error:
         why = str(error) or "no memory for its size"  # its head may claim any
         raise corrupt(path, f"block {number} cannot be decoded ({why})") from error
     before = execute(_HASH.format(schema), (number - 1,)).fetchone()

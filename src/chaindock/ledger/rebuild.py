@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from chaindock.errors import LedgerError, os_errors_as
+from chaindock.errors import ChaindockError, LedgerError, os_errors_as
 from chaindock.ids import ChannelId
 from chaindock.ledger.blocks import check_block
 from chaindock.ledger.database import (
@@ -49,19 +49,25 @@ _SAVE: Final = "REPLACE INTO meta VALUES ('verified', ?)"
 _log = get_logger("ledger")
 _HEIGHT: Final = "REPLACE INTO meta SELECT 'height', count(*) FROM blocks"
 # Snapshots; the height is counted, and what was verified is verified again.
-_META: Final = "INSERT INTO meta SELECT * FROM former.meta WHERE name LIKE 'snapshot:%'"
+_META: Final = (
+    "INSERT INTO meta SELECT * FROM former.meta WHERE name LIKE 'snapshot:%' "
+    "AND value IN (SELECT (number+1) || ':' || lower(hex(hash)) FROM main.blocks)"
+)
 _OLD_HEIGHT: Final = "SELECT value FROM former.meta WHERE name='height'"
 _TRANSIENT: Final = "INSERT INTO transient SELECT * FROM former.transient"
-# A value counts only if it belongs to the hash that stands in the block.
-_PRIVATE: Final = """
-UPDATE private SET name=old.name, plain=CAST(old.plain AS BLOB),
-  labelled=max(private.labelled, old.labelled) FROM former.private old
-  JOIN former.namespaces was ON was.id=old.ns
+# Key and value count only if they belong to the hashes that stand in the block.
+_HASHED: Final = """
   JOIN main.namespaces now ON now.ns=was.ns AND now.collection=was.collection
-  WHERE private.ns=now.id AND private.key=old.key AND private.block=old.block
-  AND private.tx=old.tx AND private.value IS old.value AND (old.name IS NOT NULL OR old.labelled>1)
+  WHERE (old.name IS NULL OR sha256(CAST(old.name AS BLOB)) IS old.key)
   AND (old.plain IS NULL OR sha256(CAST(old.plain AS BLOB)) IS old.value)
 """
+_PRIVATE: Final = f"""
+UPDATE private SET name=CAST(old.name AS BLOB), plain=CAST(old.plain AS BLOB),
+  labelled=max(private.labelled, old.labelled) FROM former.private old
+  JOIN former.namespaces was ON was.id=old.ns {_HASHED}
+  AND private.ns=now.id AND private.key=old.key AND private.block=old.block
+  AND private.tx=old.tx AND private.value IS old.value AND (old.name IS NOT NULL OR old.labelled>1)
+"""  # noqa: S608  # constants
 _LOST: Final = """
 SELECT (SELECT count(*) FROM former.private WHERE ns>0 AND plain IS NOT NULL)
   - (SELECT count(*) FROM main.private WHERE plain IS NOT NULL)
@@ -71,12 +77,12 @@ _NAMES: Final = (
     "SELECT ns, collection FROM former.namespaces"
 )
 # Of transactions that are not valid, rebuilding makes no rows.
-_REFUSED: Final = """
-INSERT INTO private SELECT NULL, -now.id, key, block, tx, superseded, labelled, expires,
-  metadata, value, name, plain FROM former.private old
-  JOIN former.namespaces was ON was.id=-old.ns
-  JOIN main.namespaces now ON now.ns=was.ns AND now.collection=was.collection
-"""
+_REFUSED: Final = f"""
+INSERT INTO private SELECT NULL, -now.id, key, old.block, tx, superseded, labelled, expires,
+  metadata, value, CAST(name AS BLOB), CAST(plain AS BLOB) FROM former.private old
+  JOIN main.transactions t ON t.block=old.block AND t.position=tx
+  JOIN former.namespaces was ON was.id=-old.ns {_HASHED}
+"""  # noqa: S608  # constants
 
 
 @dataclass(frozen=True)
@@ -150,11 +156,9 @@ def rebuild_file(
 ) -> int:
     """Make a ledger anew; return how many blocks it has.
 
-    Blocks are checked and taken over, and so is private data, which stands in no block,
-    as far as it can be read.
-
-    With `whole` it is an error if private data, snapshots or indexes cannot be read, unless
-    the schema had none yet, or if private data does not have its hash.
+    Blocks are checked and taken over, and so are private data, snapshots and indexes as far
+    as they can be read and fit the blocks; with `whole` anything else is an error, unless
+    the schema had none yet.
     `warn` is called with a text if the blocks give another height than the file recorded.
 
     Raises: LedgerCorrupt: a block is damaged. LedgerError: the file is no ledger of the
@@ -212,7 +216,7 @@ def _fill(
             try:
                 with translated(path):
                     act()
-            except LedgerError as error:  # it was damaged, or an earlier schema
+            except ChaindockError as error:  # it was damaged, or an earlier schema
                 if whole:
                     raise
                 _log.warning("not taken over", part=part, error=str(error))
@@ -226,6 +230,5 @@ def _fill(
 
 def _take_private(db: sqlite3.Connection, path: Path) -> None:
     db.execute(_PRIVATE)
-    (lost,) = db.execute(_LOST).fetchone()
-    if lost:
+    if lost := db.execute(_LOST).fetchone()[0]:
         raise corrupt(path, f"private values that fit no hash in a block: {lost}")

@@ -185,17 +185,17 @@ def _manifest(
     file = tar.extractfile(member)
     try:
         manifest = json.loads(file.read() if file else b"")
-        if manifest["format"] != _FORMAT:
-            raise _no_copy(
-                source, f"its format is {manifest['format']}, expected {_FORMAT}"
-            )
-        for channel in manifest["ledgers"]:
+        if (found := manifest["format"]) != _FORMAT:
+            raise _no_copy(source, f"its format is {found}, expected {_FORMAT}")
+        heights = dict(manifest["ledgers"])
+        for channel in heights:
             require_channel(channel)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _no_copy(source, f"{_MANIFEST!r} cannot be read") from error
-    return {"format": _FORMAT, "ledgers": dict(manifest["ledgers"])} | {
-        "version": str(manifest.get("version"))
-    }
+    if not heights:
+        raise _no_copy(source, "it has no ledger")
+    version = str(manifest.get("version"))
+    return {"format": _FORMAT, "ledgers": heights, "version": version}
 
 
 def _no_copy(source: Path, why: str) -> InvalidInput:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from chaindock.errors import LedgerCorrupt, LedgerError
+from chaindock.errors import LedgerCorrupt, LedgerError, NotFound
 from chaindock.ids import ChannelId, TxId
 from chaindock.ledger.rebuild import rebuild_file
 from chaindock.operations.health import Parts
@@ -140,7 +140,9 @@ async def test_pages_that_cannot_be_read_come_back(tmp_path: Path) -> None:
     [
         (2, "UPDATE blocks SET block=x'0aff' WHERE number=2"),
         (2, "UPDATE blocks SET block=substr(block, 1, 60) WHERE number=2"),
+        (2, "UPDATE blocks SET block='text' WHERE number=2"),
         (1, "DELETE FROM contents WHERE id>0"),
+        (1, "UPDATE contents SET bytes=CAST(bytes AS INT) WHERE id>0"),
         (1, "UPDATE contents SET bytes=randomblob(2000) WHERE id>0"),
     ],
 )
@@ -154,6 +156,49 @@ async def test_a_damaged_block_is_named_and_nothing_is_replaced(
     with pytest.raises(LedgerCorrupt, match=f"block {damaged} cannot be decoded"):
         rebuild_file(tmp_path / "ledger.db", CHANNEL)
     assert sha256((tmp_path / "ledger.db").read_bytes()).digest() == before
+    assert [path.name for path in tmp_path.glob("ledger.db.*")] == []
+
+
+async def test_a_snapshot_of_a_block_that_is_missing_is_none_of_later_ones(
+    tmp_path: Path,
+) -> None:
+    async with ledger_at(tmp_path) as ledger:
+        for value, name in ((b"1", "kept"), (b"2", "lost"), (b"3", "last")):
+            await commit(ledger, rwset(writes={"a": value}))
+            await ledger.take_snapshot(name)
+    tamper(tmp_path / "ledger.db", "DELETE FROM blocks WHERE number>=2")
+    rebuild_file(tmp_path / "ledger.db", CHANNEL)
+    async with ledger_at(tmp_path) as ledger:
+        assert [mark.name for mark in await ledger.snapshots()] == ["kept"]
+        for value in (b"4", b"5"):
+            await commit(ledger, rwset(writes={"a": value}))
+        with pytest.raises(NotFound, match="known: kept"):
+            await ledger.revert("lost")
+        await ledger.revert("kept")
+        assert state(ledger) == {"a": b"1"}
+
+
+async def test_an_index_whose_definition_is_damaged_is_left_out(tmp_path: Path) -> None:
+    index = b'{"index":{"fields":["n"]},"ddoc":"d","name":"n"}'
+    async with ledger_at(tmp_path) as ledger:
+        await fill(ledger)
+        before = seen(ledger)
+        name = "META-INF/statedb/couchdb/indexes/n.json"
+        await ledger.put_indexes("cc", {name: index})
+    tamper(tmp_path / "ledger.db", "UPDATE document_indexes SET columns='[\"n'")
+    with capture_logs() as logs:
+        rebuild_file(tmp_path / "ledger.db", CHANNEL)
+    assert logs[0]["part"] == "indexes of rich queries"
+    async with ledger_at(tmp_path) as ledger:
+        assert seen(ledger) == before
+
+
+async def test_without_a_block_nothing_is_rebuilt(tmp_path: Path) -> None:
+    async with ledger_at(tmp_path) as ledger:
+        await fill(ledger)
+    tamper(tmp_path / "ledger.db", "DELETE FROM blocks")
+    with pytest.raises(LedgerCorrupt, match="it has no block"):
+        rebuild_file(tmp_path / "ledger.db", CHANNEL)
     assert [path.name for path in tmp_path.glob("ledger.db.*")] == []
 
 

@@ -9,18 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fabric_protos.peer import transaction_pb2
 
 from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.errors import InvalidInput, LedgerError, NodeAlreadyRunning, NotFound
 from chaindock.identity.organization import Organization
 from chaindock.ledger.ledger import Ledger
+from chaindock.ledger.reader import LedgerReader
 from chaindock.lifecycle.targets import TargetState
 from chaindock.node.copies import dump, load, reset, verify
 from chaindock.node.home import Home
-from support.ledgers.envelopes import CHANNEL, rwset
-from support.ledgers.ledger import commit, history, state
-from support.ledgers.private import digest, put, simulated, value
+from support.ledgers.envelopes import CHANNEL, rwset, transaction
+from support.ledgers.ledger import commit, history, judged, state
+from support.ledgers.private import T, digest, put, simulated, value
+
+REFUSED = transaction_pb2.ENDORSEMENT_POLICY_FAILURE
+INDEX = {
+    "META-INF/statedb/couchdb/indexes/size.json": b'{"index":{"fields":["size"]},'
+    b'"ddoc":"d","name":"size"}'
+}
 
 
 class World:
@@ -75,10 +83,8 @@ async def test_a_copy_brings_the_state_back(world, tmp_path):
 async def test_a_copy_has_the_indexes_of_rich_queries(world, tmp_path):
     """SQLite calls functions of ours for them, also while it checks the file."""
     await world.put(k=b'{"size": 1}')
-    name = "META-INF/statedb/couchdb/indexes/size.json"
-    index = b'{"index":{"fields":["size"]},"ddoc":"d","name":"size"}'
     async with world.ledger() as ledger:
-        await ledger.put_indexes("cc", {name: index})
+        await ledger.put_indexes("cc", INDEX)
         await commit(ledger, rwset(writes={"more": b'{"size": 2}'}))
     dump(world.home, tmp_path / "copy")
     load(world.home, tmp_path / "copy")
@@ -178,7 +184,27 @@ async def test_of_a_copy_the_blocks_count_and_not_a_state_that_was_changed(
 
 
 @pytest.mark.parametrize(
-    "change", ["plain=x'00'", "plain='other'", "value=x'00'", "block=1"]
+    "change", ["name='q'", "name=x'ff'", "tx=7", "tx='x'", "plain='p'", "value=x'00'"]
+)
+async def test_private_data_of_a_refused_transaction_is_that_of_its_block(
+    world, tmp_path, change
+):
+    """Streams of blocks with private data look for the transaction of each row."""
+    async with world.ledger() as ledger:
+        with ledger.new_simulator(T) as simulator:
+            put("p", b"secret")(simulator)
+            tx = transaction(simulator.results())
+            await ledger.keep_private(tx.tx_id, simulator.private_results())
+        await ledger.commit(judged([(tx.envelope, REFUSED)]))
+    dump(world.home, tmp_path / "copy")
+    changed(tmp_path / "copy", f"UPDATE private SET {change}")
+    load(world.home, tmp_path / "copy")
+    async with world.ledger() as ledger, LedgerReader(ledger._path) as reader:
+        assert await reader.run(lambda view: view.private_of(2)) == []
+
+
+@pytest.mark.parametrize(
+    "change", ["plain=x'00'", "plain='other'", "name='other'", "value=x'00'", "block=1"]
 )
 async def test_private_data_that_has_another_hash_than_in_its_block_is_refused(
     world, tmp_path, change
@@ -203,6 +229,12 @@ async def test_private_data_that_has_another_hash_than_in_its_block_is_refused(
         ("UPDATE blocks SET number=5 WHERE number=1", "block 1 is missing"),
         ("UPDATE blocks SET hash=x'00' WHERE number=0", "does not have the hash"),
         ("UPDATE blocks SET block=x'ff' WHERE number=1", "cannot be decoded"),
+        ("UPDATE blocks SET block='a text' WHERE number=1", "cannot be decoded"),
+        ("UPDATE contents SET bytes='a text'", "cannot be decoded"),
+        ("DELETE FROM blocks", "it has no block"),
+        ("UPDATE document_indexes SET columns='[1]'", "Invalid sort field: 1"),
+        ("UPDATE document_indexes SET columns='no JSON'", "index is not valid JSON"),
+        ("UPDATE document_indexes SET partial=x'ff'", "index is not valid JSON"),
         ("PRAGMA user_version=77", "schema version 77"),
         ("UPDATE meta SET value='else' WHERE name='channel'", "belongs to channel"),
     ],
@@ -210,6 +242,8 @@ async def test_private_data_that_has_another_hash_than_in_its_block_is_refused(
 async def test_a_copy_that_was_changed_is_refused(world, tmp_path, statement, told):
     copy = tmp_path / "copy"
     await world.put(a=b"1")
+    async with world.ledger() as ledger:
+        await ledger.put_indexes("cc", INDEX)
     dump(world.home, copy)
     changed(copy, statement)
     with pytest.raises(InvalidInput, match=told):
@@ -236,6 +270,9 @@ async def test_a_copy_of_a_newer_release_is_refused_for_what_is_deployed_too(
         {},
         {"manifest.json": b"no json"},
         {"manifest.json": b"[]"},
+        {"manifest.json": b"[" * 100_000},
+        {"manifest.json": b'{"format": 1, "ledgers": ["dev"]}'},
+        {"manifest.json": b'{"format": 1, "ledgers": {}}'},
         {"manifest.json": json.dumps({"format": 2, "ledgers": {}}).encode()},
         {"manifest.json": json.dumps({"format": 1, "ledgers": {"../x": 1}}).encode()},
         {"manifest.json": json.dumps({"format": 1, "ledgers": {"dev": 1}}).encode()},

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from chaindock.ledger.mango.documents import put_index
-from chaindock.ledger.mango.indexes import Definition, definitions_of
+from chaindock.ledger.mango.indexes import definitions_of, parse_index
 from chaindock.ledger.versions import Versions
 
 
@@ -23,7 +23,7 @@ def put_indexes(
 
 
 _FORMER: Final = (
-    "SELECT was.ns, was.collection, ddoc, name, columns, partial "
+    "SELECT was.ns, was.collection, columns, partial, ddoc, name "
     "FROM former.document_indexes i JOIN former.namespaces was ON was.id=i.ns"
 )
 
@@ -31,8 +31,10 @@ _FORMER: Final = (
 def take_over(db: sqlite3.Connection) -> None:
     """Make the indexes that the attached database `former` has; its numbers differ."""
     versions = Versions(db)
-    for ns, collection, *parts in db.execute(_FORMER).fetchall():
-        ddoc, name, columns, partial = parts
-        definition = Definition(ddoc, name, tuple(json.loads(columns)), partial)
+    for ns, collection, columns, partial, *names in db.execute(_FORMER).fetchall():
+        fields = f'{{"fields":{columns},"partial_filter_selector":{partial or "{}"}}}'
+        ddoc, name = map(json.dumps, map(str, names))
+        text = f'{{"index":{fields},"ddoc":{ddoc},"name":{name}}}'
+        definition = parse_index(text.encode())
         number = versions.number(ns, collection)
         put_index(db, number, definition, private=bool(collection))
