@@ -26,7 +26,9 @@ def require_storable(key: str, value: bytes = b"") -> None:
         raise InvalidInput(_EMPTY)
     if key[0] == "_":
         raise InvalidInput(f'invalid key [{key[:1000]}], cannot begin with "_"')
-    if len(value) > LARGE_BYTES or not (b'"_' in value or b'"~' in value):
+    if len(value) > LARGE_BYTES or not (
+        b'"_' in value or b'"~' in value or b'"\\u00' in value
+    ):
         return
     try:
         fields = _parse(value)

@@ -65,6 +65,14 @@ async def test_no_field_of_an_object_is_reserved(
     assert told.value.message == expected
 
 
+@pytest.mark.parametrize("name", ["\\u005Fid", "\\u007eversion"])
+async def test_an_escape_hides_no_reserved_field(
+    simulator: Simulator, name: str
+) -> None:
+    with pytest.raises(InvalidInput, match="is not valid for the CouchDB"):
+        simulator.put_state("cc", "k", b'{"%s": 1}' % name.encode())
+
+
 async def test_everything_else_is_written(simulator: Simulator) -> None:
     for value in (
         b"",
