@@ -32,7 +32,6 @@ _REMOVE: Final = (
     "DELETE FROM blocks WHERE number>=?",
     f"DELETE FROM contents WHERE id>=?1*{MOST_VALUES} OR id<=-?1",  # noqa: S608  # a constant
 )
-_TABLES: Final = ("versions", "private")
 _CHANGED: Final = (
     "SELECT min(block) FROM {0} WHERE block>=? "
     "AND ns IN (SELECT id FROM namespaces WHERE ns=?)"
@@ -121,7 +120,7 @@ def _first_row(db: sqlite3.Connection, height: int) -> int:
 
 
 def _require_same_definitions(db: sqlite3.Connection, mark: Mark, tip: Tip) -> None:
-    for table in _TABLES:
+    for table in ("versions", "private"):
         sql = _CHANGED.format(table)
         (block,) = db.execute(sql, (mark.height, LIFECYCLE)).fetchone()
         if block is not None:

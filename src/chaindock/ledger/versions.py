@@ -220,9 +220,8 @@ class Versions:
         self._superseded += [row[0] for row in former if row]
         self._rows += rows
         if self._indexed is None:
-            self._indexed = {
-                row[0] for row in self._db.execute("SELECT ns FROM indexed")
-            }
+            found = self._db.execute("SELECT ns FROM indexed")
+            self._indexed = {row[0] for row in found}
         if ns in self._indexed:
             documents = ((row[1], tx, changes[name, "", row[1]][0]) for row in rows)
             store_documents(self._db, ns, block, documents)

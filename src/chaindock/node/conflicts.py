@@ -125,11 +125,8 @@ def unmet(envelope: bytes, before: Snapshot, members: Members) -> dict[str, Any]
     signed = [f"{one.mspid}.{one.role}" for one in tx.endorsers]
     told: dict[str, Any] = {"namespace": tx.name, "collection": "", "key": None}
     told |= {"policy": None, "reason": None, "endorsers": signed, "stopped": []}
-    validator, state, met = (
-        Validator(configuration),
-        SnapshotState(before),
-        KeyPolicies(),
-    )
+    validator, state = Validator(configuration), SnapshotState(before)
+    met = KeyPolicies()
     rules = (
         (name, rule)
         for name in written(tx.name, tx.spaces)

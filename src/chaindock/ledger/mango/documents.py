@@ -113,13 +113,11 @@ def put_index(
                 return
             db.execute(f"DROP INDEX IF EXISTS mango_{index.number:d}")
             db.execute("DELETE FROM document_indexes WHERE number=?", (index.number,))
+    columns, partial = json.dumps(definition.columns), definition.partial
     number = db.execute(
         "INSERT INTO document_indexes (ns, ddoc, name, columns, partial) "
         "VALUES (?, ?, ?, ?, ?)",
-        (
-            *(ns, definition.ddoc, definition.name),
-            *(json.dumps(definition.columns), definition.partial),
-        ),
+        (ns, definition.ddoc, definition.name, columns, partial),
     ).lastrowid
     if private:
         return

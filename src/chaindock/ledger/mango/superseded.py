@@ -9,6 +9,7 @@ import time
 from bisect import bisect_left, bisect_right
 from contextlib import closing, suppress
 from heapq import merge
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from chaindock.ledger.contents import resolved
@@ -39,6 +40,7 @@ _IS_BEHIND: Final = (
     "UNION ALL SELECT 1 FROM versions INDEXED BY versions_superseded "
     "WHERE superseded>?1 LIMIT 1"
 )
+_first: Final = itemgetter(0)
 _ROW: Final = resolved("SELECT key, VALUE, block, tx FROM versions WHERE id=?")
 
 
@@ -143,10 +145,6 @@ class Superseded:
                     yield *older, *place[0]
                 else:
                     yield row
-
-
-def _first(item: tuple[Position, Any]) -> Position:
-    return item[0]
 
 
 def _behind(
