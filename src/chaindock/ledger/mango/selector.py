@@ -55,6 +55,9 @@ _OPPOSITE: Final = {
     "$in": "$nin",
     "$nin": "$in",
 }
+_PATTERN_BYTES: Final = 64 * 1024
+"""Of a compiled pattern; a larger one is refused, as by PCRE. To compile as much takes 8 ms,
+`.{0,1000}` a hundred times would take 26 s, and keeps the interpreter's lock."""
 _UNSUPPORTED: Final = frozenset(
     ("$where", "$geoWithin", "$geoIntersects", "$near", "$nearSphere", "$text")
 )
@@ -224,7 +227,10 @@ class _Parser:
         accepts, make = _SIMPLE[name]
         if not accepts(argument):
             raise bad_argument(name, argument)
-        return make(argument, self.work)
+        node = make(argument, self.work)
+        if isinstance(node, Regex):
+            self._conditions += node.size // 64
+        return node
 
 
 def _regex(pattern: str, work: Work) -> Regex:
@@ -233,6 +239,7 @@ def _regex(pattern: str, work: Work) -> Regex:
     options = re2.Options()
     options.encoding = re2.Options.Encoding.LATIN1  # bytes, as CouchDB searches
     options.log_errors = False
+    options.max_mem = _PATTERN_BYTES
     try:
         compiled = re2.compile(pattern.encode(errors="replace"), options)
     except re2.error:

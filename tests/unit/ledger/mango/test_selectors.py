@@ -268,6 +268,22 @@ def test_a_hostile_pattern_takes_linear_time(pattern):
     assert time.perf_counter() - began < 1
 
 
+@pytest.mark.parametrize(
+    ("conditions", "told"),
+    [
+        ([{"a": {"$regex": ".{0,1000}" * 100}}], "Bad argument for operator"),
+        ([{"a": {"$regex": ".?" * 100_000}}], "Bad argument for operator"),
+        ([{"a": {"$regex": f"{n}" + ".?" * 1000}} for n in range(900)], "more than 1000"),
+    ],
+)
+def test_what_takes_long_to_compile_is_refused(conditions, told):
+    """The interpreter's lock is held meanwhile: the first one took 26 s."""
+    began = time.thread_time()
+    with pytest.raises(InvalidInput, match=told):
+        parse_selector({"$or": conditions})
+    assert time.thread_time() - began < 0.5
+
+
 def test_a_large_pattern_over_a_long_text_is_refused():
     selector = parse_selector({"a": {"$regex": "[ab]*a[ab]{300}c"}})
     with pytest.raises(InvalidInput, match="takes too long"):
