@@ -14,7 +14,7 @@ from chaindock.ledger.mango.conditions import Slow
 from chaindock.ledger.mango.documents import loaded
 from chaindock.ledger.mango.indexes import Plan
 from chaindock.ledger.mango.order import can_collate, sort_key
-from chaindock.ledger.mango.query import Query, parse_anew
+from chaindock.ledger.mango.query import Query, is_quick, parse_anew
 from chaindock.ledger.mango.selector import ID, parse_partial, parse_path
 from chaindock.ledger.mango.superseded import Position
 from chaindock.ledger.mango.values import (
@@ -44,7 +44,7 @@ class Judge:
     def __init__(self, query: Query, plan: Plan) -> None:
         self._query, self._indexed = query, plan.index is not None
         self._paths = tuple(map(parse_path, plan.columns))
-        self._partial = parse_partial(plan.partial) if plan.partial else None
+        self._partial = plan.partial
 
     def match(
         self, key: bytes, value: Value, *, shown: bool, quick: bool
@@ -68,11 +68,13 @@ class Judge:
         if not self._query.selector.matches(document, quick=quick):
             return None
         place: Position | None = None
-        if written:
-            if self._partial and not self._partial.selects(document, quick=quick):
+        if written and self._partial:
+            if quick and not is_quick(self._partial):
+                raise Slow
+            if not parse_partial(self._partial).selects(document, quick=quick):
                 return None
-            if (place := self.place(key, document)) is None:
-                return None
+        if written and (place := self.place(key, document)) is None:
+            return None
         if not shown:
             return Match(place, None)
         if self._query.fields is not None:

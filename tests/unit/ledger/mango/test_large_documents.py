@@ -121,6 +121,20 @@ def test_a_search_goes_on_behind_a_large_document_page_by_page():
         assert pages == [key.encode() for key in sorted(stored)]
 
 
+@pytest.mark.parametrize("filled", [True, False])
+def test_no_pattern_of_an_index_is_compiled_on_the_event_loop(filled, monkeypatch):
+    def compiled(_: str) -> None:
+        raise AssertionError
+
+    with closing(Documents({"a": {"n": 1, "v": "xyz"}, "b": {"n": 2}})) as documents:
+        documents.index("n", name="some", partial={"v": {"$regex": "y"}})
+        documents.put({"a": None, "b": None})
+        documents.filled = filled
+        monkeypatch.setattr(judge, "parse_partial", compiled)
+        query = {"selector": {"n": {"$gt": 0}}, "use_index": ["dsome", "some"]}
+        assert documents.page(query, height=1)[0] == ["a"]
+
+
 @pytest.mark.parametrize("step", range(1, 5))
 @pytest.mark.parametrize("direction", ["asc", "desc"])
 def test_a_document_written_again_while_it_is_judged_is_found(step, direction):
