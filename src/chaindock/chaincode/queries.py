@@ -9,6 +9,7 @@ import asyncio
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from types import GeneratorType
 from typing import Any, Final
@@ -184,16 +185,10 @@ def _open_slow(
 
 async def _done(work: Callable[[], Any]) -> Callable[..., Any]:
     """Do `work` in a thread; return what returns its result, or raises its error."""
-    try:
-        made = await asyncio.get_running_loop().run_in_executor(_slow, work)
-    except InvalidInput as error:
-        failed = error
-
-        def fail(*_: Any) -> Any:
-            raise failed
-
-        return fail
-    return lambda *_: made
+    made = _slow.submit(work)
+    with suppress(InvalidInput):
+        await asyncio.wrap_future(made)
+    return lambda *_: made.result()
 
 
 def _open_query(

@@ -150,6 +150,6 @@ def _restore_documents(db: sqlite3.Connection, height: int) -> None:
         "INSERT OR REPLACE INTO documents "
         "SELECT ns, key, block, tx, mango_document(VALUE) FROM versions "
         "WHERE superseded>=?1 AND block<?1 AND value IS NOT NULL "
-        "AND ns IN (SELECT ns FROM indexed)"
+        "AND key<(SELECT coalesce(filled, x'ff') FROM indexed i WHERE i.ns=versions.ns)"
     )
     db.execute(sql, (height,))

@@ -61,7 +61,6 @@ _HEAD: Final = struct.Struct(">cIi")
 _ID: Final = re.compile(rb"\*@([0-9a-f]{64})")
 """What a header of a transaction has as its id; found elsewhere, it does no harm."""
 _ID_BYTES: Final = 32
-_UNREADABLE: Final = ZstdError, MemoryError, struct.error, DecodeError, TypeError
 
 
 def store_block(
@@ -119,7 +118,7 @@ def read_block(
         if whole:
             return block
         entries = common_pb2.Block.FromString(block).data.data
-    except _UNREADABLE as error:
+    except (ZstdError, MemoryError, struct.error, DecodeError, TypeError) as error:
         why = str(error) or "no memory for its size"  # its head may claim any
         raise corrupt(path, f"block {number} cannot be decoded ({why})") from error
     before = execute(_HASH.format(schema), (number - 1,)).fetchone()

@@ -26,6 +26,7 @@ from chaindock.ledger.database import (
     connect_reader,
     corrupt,
     mark,
+    read_meta,
     remove_database,
     replace_database,
     translated,
@@ -154,10 +155,7 @@ def _copy(source: Path, target: Path, channel: ChannelId | None = None) -> int:
     ):
         old.backup(new)
         new.execute("PRAGMA journal_mode=DELETE")  # one file, without a log beside it
-        with suppress(sqlite3.OperationalError):
-            row = new.execute("SELECT value FROM meta WHERE name='height'").fetchone()
-            return int(row[0])
-    return 0
+        return int(read_meta(new, source, "height")) if channel else 0
 
 
 def _unpack(source: Path, folder: Path) -> dict[str, Any]:

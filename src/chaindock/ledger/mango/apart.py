@@ -48,10 +48,7 @@ for _ in range(PROCESSES):
 
 
 def apart(function: Callable[..., T], *args: Any) -> T:
-    """Return `function(*args)`, which another process computes; for threads.
-
-    Function, arguments, result and errors are pickled.
-    """
+    """Return `function(*args)`, which another process computes; for threads. All is pickled."""
     process = _idle.get()
     try:
         process = process or _Process()

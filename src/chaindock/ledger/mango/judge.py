@@ -68,11 +68,8 @@ class Judge:
         if not self._query.selector.matches(document, quick=quick):
             return None
         place: Position | None = None
-        if written and self._partial:
-            if quick and not is_quick(self._partial):
-                raise Slow
-            if not parse_partial(self._partial).selects(document, quick=quick):
-                return None
+        if written and not self._selects(document, quick=quick):
+            return None
         if written and (place := self.place(key, document)) is None:
             return None
         if not shown:
@@ -83,6 +80,12 @@ class Judge:
         elif not self._indexed and parsed is not None:
             value = text_of(parsed)
         return Match(place, value)
+
+    def _selects(self, document: dict[str, Any], *, quick: bool) -> bool:
+        text = self._partial
+        if quick and not is_quick(text):
+            raise Slow
+        return not text or parse_partial(text).selects(document, quick=quick)
 
     def place(self, key: bytes, document: dict[str, Any]) -> Position | None:
         """Return where a document belongs; None = not in the index."""

@@ -172,7 +172,7 @@ def parse_path(name: str) -> tuple[str, ...]:
 class _Parser:
     def __init__(self, work: Work) -> None:
         self.work = work
-        self._conditions = 0
+        self.conditions = 0
 
     def build(self, value: Any, path: str) -> Node:
         """Return the node of a condition on the field `path`, not yet negated."""
@@ -202,8 +202,8 @@ class _Parser:
         return Field(path, parse_path(path) if path else (), condition)
 
     def _terminal(self, name: str, argument: Any, path: str) -> Node:
-        self._conditions += 1
-        if self._conditions > MAX_CONDITIONS:
+        self.conditions += 1
+        if self.conditions > MAX_CONDITIONS:
             raise InvalidInput(
                 f"the selector has more than {MAX_CONDITIONS} conditions",
                 hint="use $in for many values of one field",
@@ -213,9 +213,9 @@ class _Parser:
         if name in {"$elemMatch", "$allMatch", "$keyMapMatch"}:
             if not isinstance(argument, dict):
                 raise bad_argument(name, argument)
-            before = self._conditions - 1
+            before = self.conditions - 1
             part = self.build(argument, "")
-            return Elements(name, part, self.work, self._conditions - before)
+            return Elements(name, part, self.work, self.conditions - before)
         if name in {"$in", "$nin"}:
             if not isinstance(argument, list):
                 raise bad_argument(name, argument)
@@ -227,13 +227,10 @@ class _Parser:
         accepts, make = _SIMPLE[name]
         if not accepts(argument):
             raise bad_argument(name, argument)
-        node = make(argument, self.work)
-        if isinstance(node, Regex):
-            self._conditions += node.size // 64
-        return node
+        return make(argument, self)
 
 
-def _regex(pattern: str, work: Work) -> Regex:
+def _regex(pattern: str, parser: _Parser) -> Regex:
     import re2  # noqa: PLC0415  # only the node needs it, and only for such a query
 
     options = re2.Options()
@@ -244,7 +241,8 @@ def _regex(pattern: str, work: Work) -> Regex:
         compiled = re2.compile(pattern.encode(errors="replace"), options)
     except re2.error:
         raise bad_argument("$regex", pattern) from None
-    return Regex(pattern, compiled.search, compiled.programsize, work)
+    parser.conditions += compiled.programsize // 64
+    return Regex(pattern, compiled.search, compiled.programsize, parser.work)
 
 
 def _is_mod(argument: Any) -> bool:
@@ -260,11 +258,14 @@ def _is_text(argument: Any) -> bool:
     return isinstance(argument, str)
 
 
-def _plain(make: Callable[[Any], Node]) -> Callable[[Any, Work], Node]:
+_Make = Callable[[Any, _Parser], Node]
+
+
+def _plain(make: Callable[[Any], Node]) -> _Make:
     return lambda argument, _: make(argument)
 
 
-_SIMPLE: Final[dict[str, tuple[Callable[[Any], bool], Callable[[Any, Work], Node]]]] = {
+_SIMPLE: Final[dict[str, tuple[Callable[[Any], bool], _Make]]] = {
     "$exists": (lambda argument: isinstance(argument, bool), _plain(Exists)),
     "$type": (_is_text, _plain(Type)),
     "$mod": (_is_mod, _plain(lambda argument: Mod(*argument))),
@@ -272,7 +273,7 @@ _SIMPLE: Final[dict[str, tuple[Callable[[Any], bool], Callable[[Any, Work], Node
     "$beginsWith": (_is_text, _plain(BeginsWith)),
     "$all": (
         lambda argument: isinstance(argument, list),
-        lambda argument, work: All(tuple(argument), work),
+        lambda argument, parser: All(tuple(argument), parser.work),
     ),
     "$size": (lambda argument: is_integer(argument) and argument >= 0, _plain(Size)),
 }

@@ -35,6 +35,5 @@ def take_over(db: sqlite3.Connection) -> None:
         fields = f'{{"fields":{columns},"partial_filter_selector":{partial or "{}"}}}'
         ddoc, name = map(json.dumps, map(str, names))
         text = f'{{"index":{fields},"ddoc":{ddoc},"name":{name}}}'
-        definition = parse_index(text.encode())
         number = versions.number(ns, collection)
-        put_index(db, number, definition, private=bool(collection))
+        put_index(db, number, parse_index(text.encode()), private=bool(collection))

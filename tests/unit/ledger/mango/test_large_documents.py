@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import LifoQueue
 from threading import Thread
@@ -103,7 +104,7 @@ def test_an_answer_that_was_not_read_whole_is_not_the_next_one(monkeypatch):
 
     assert apart.apart(str, 7) == "7"
     with monkeypatch.context() as patched:
-        patched.setattr(apart.Connection, "recv", fails)
+        patched.setattr(Connection, "recv", fails)
         with pytest.raises(MemoryError):
             apart.apart(str, 8)
     assert apart.apart(str, 9) == "9"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from chaindock.errors import InvalidInput
 from chaindock.ledger.mango.documents import fill, indexes_of
+from chaindock.ledger.marks import _restore_documents
 from support.mango import evaluator
 from support.mango.documents import NS, Documents, StateView
 from support.mango.strategies import DOCUMENTS, KEYS, SELECTORS
@@ -284,6 +285,33 @@ def test_a_document_that_a_partial_index_cannot_decide_is_committed():
             assert documents.keys(query) == expected
             documents.filled = False
             assert documents.keys(query) == expected
+
+
+def test_large_documents_are_added_to_an_index_a_few_at_once():
+    """A thousand of them had been in memory together, and no block was committed."""
+    stored = {f"k{n}": {"n": n, "v": "x" * 600_000} for n in range(4)}
+    with closing(Documents(stored)) as documents:
+        documents.filled = False
+        documents.index("n")
+        counts = []
+        while fill(documents.db):
+            counts += documents.db.execute("SELECT count(*) FROM documents").fetchone()
+        assert counts == [2, 4, 4]
+        documents.filled = True
+        assert documents.keys({"selector": {"n": {"$gt": 1}}}) == ["k2", "k3"]
+
+
+def test_a_revert_while_an_index_is_filled_leaves_no_deleted_document():
+    with closing(Documents({"a": {"n": 1}, "b": {"n": 2}})) as documents:
+        documents.filled = False
+        documents.index("n")
+        documents.put({"b": {"n": 3}})
+        _restore_documents(documents.db, 1)
+        documents.put({"b": None})
+        documents.filled = True
+        while fill(documents.db):
+            pass
+        assert documents.keys({"selector": {"n": {"$gt": 0}}}) == ["a"]
 
 
 @pytest.mark.parametrize("direction", ["asc", "desc"])

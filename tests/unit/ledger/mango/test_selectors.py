@@ -273,7 +273,10 @@ def test_a_hostile_pattern_takes_linear_time(pattern):
     [
         ([{"a": {"$regex": ".{0,1000}" * 100}}], "Bad argument for operator"),
         ([{"a": {"$regex": ".?" * 100_000}}], "Bad argument for operator"),
-        ([{"a": {"$regex": f"{n}" + ".?" * 1000}} for n in range(900)], "more than 1000"),
+        (
+            [{"a": {"$regex": f"{n}" + ".?" * 1000}} for n in range(900)],
+            "more than 1000",
+        ),
     ],
 )
 def test_what_takes_long_to_compile_is_refused(conditions, told):
