@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,14 +19,19 @@ from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.outbox import Outbox
 from chaindock.chaincode.requests import serve
 from chaindock.chaincode.wire import serialized
+from chaindock.ids import TxId
+from chaindock.ledger.mango import scan
 from chaindock.ledger.mango.query import parse_query
 from chaindock.ledger.queries import STEP_BYTES
 from support.doubles.memory_state import MemoryState, invocation
+from support.ledgers.envelopes import rwset
+from support.ledgers.ledger import commit, ledger_at
 from support.shims.session import Session, record
 from support.shims.stream_node import MODELS, StreamNode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from support.shims.endorsing import EndorsingNode
 
@@ -200,3 +206,41 @@ async def test_a_query_that_takes_long_to_parse_is_parsed_beside_the_loop(
     assert on_loop == [True, False, False, False, False]
     await peer.complete(to)
     await call
+
+
+@pytest.mark.parametrize("paged", [False, True])
+async def test_no_large_document_is_waited_for_on_the_event_loop(
+    tmp_path: Path, paged, monkeypatch
+):
+    """Between two batches, too, and two steps of a page."""
+    threads: list[int] = []
+
+    def apart(work: Any, *args: Any) -> Any:
+        threads.append(threading.get_ident())
+        return work(*args)
+
+    monkeypatch.setattr(scan, "apart", apart)
+    value = b'{"v": "%s"}' % (b"x" * 600_000)
+    async with ledger_at(tmp_path) as ledger, StreamNode() as node:
+        await commit(ledger, rwset(writes=dict.fromkeys("abcde", value)))
+        peer = await node.ready()
+        with ledger.new_simulator(TxId("t1")) as simulator:
+            invoked = invocation("f", tx_id="t1")
+            call = node.call(replace(invoked, namespace="cc", simulator=simulator))
+            message = await peer.receive()
+            paging = shim.QueryMetadata(pageSize=5) if paged else shim.QueryMetadata()
+            asked: Any = shim.GetQueryResult(
+                query='{"selector": {}}', metadata=paging.SerializeToString()
+            )
+            kind, more, found = Kind.GET_QUERY_RESULT, True, list[Any]()
+            while more:
+                reply = await peer.ask(message, kind, asked)
+                found.append(shim.QueryResponse.FromString(reply.payload))
+                asked = shim.QueryStateNext(id=found[-1].id)
+                kind, more = Kind.QUERY_STATE_NEXT, found[-1].has_more
+            await peer.complete(message)
+            await call
+    rows = [row for answer in found for row in answer.results]
+    assert [KV.FromString(row.resultBytes).key for row in rows] == list("abcde")
+    assert len(threads) == 5
+    assert threading.get_ident() not in threads

@@ -17,7 +17,6 @@ from chaindock.chaincode.invocation import BATCH_BYTES, Call, Query
 from chaindock.chaincode.options import StreamOptions
 from chaindock.ids import TxId
 from chaindock.ledger.budget import Budget
-from chaindock.ledger.mango import scan
 from chaindock.ledger.queries import STEP_BYTES
 from support.doubles.memory_state import (
     MemoryResults,
@@ -296,43 +295,6 @@ async def test_what_takes_long_is_done_by_a_thread(paged, monkeypatch):
         found = await query.ask(Kind.GET_QUERY_RESULT, request)
         assert len(found.results) == 5
     assert threads
-    assert threading.get_ident() not in threads
-
-
-@pytest.mark.parametrize("paged", [False, True])
-async def test_no_large_document_is_waited_for_on_the_event_loop(
-    tmp_path: Path, paged, monkeypatch
-):
-    """Between two batches, too, and two steps of a page."""
-    threads: list[int] = []
-
-    def apart(work: Any, *args: Any) -> Any:
-        threads.append(threading.get_ident())
-        return work(*args)
-
-    monkeypatch.setattr(scan, "apart", apart)
-    value = b'{"v": "%s"}' % (b"x" * 600_000)
-    async with ledger_at(tmp_path) as ledger, StreamNode() as node:
-        await commit(ledger, rwset(writes=dict.fromkeys("abcde", value)))
-        peer = await node.ready()
-        with ledger.new_simulator(TxId("t1")) as simulator:
-            invoked = invocation("f", tx_id="t1")
-            call = node.call(replace(invoked, namespace="cc", simulator=simulator))
-            message = await peer.receive()
-            paging = shim.QueryMetadata(pageSize=5) if paged else shim.QueryMetadata()
-            asked: Any = shim.GetQueryResult(
-                query='{"selector": {}}', metadata=paging.SerializeToString()
-            )
-            kind, more, found = Kind.GET_QUERY_RESULT, True, list[Any]()
-            while more:
-                reply = await peer.ask(message, kind, asked)
-                found.append(shim.QueryResponse.FromString(reply.payload))
-                asked = shim.QueryStateNext(id=found[-1].id)
-                kind, more = Kind.QUERY_STATE_NEXT, found[-1].has_more
-            await peer.complete(message)
-            await call
-    assert keys_of(*found) == list("abcde")
-    assert len(threads) == 5
     assert threading.get_ident() not in threads
 
 
