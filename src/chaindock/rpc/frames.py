@@ -73,7 +73,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return HEAD.pack(size >> 8, size & 255, kind, flags, stream) + payload
 
 
-def content(stream: int, data: bytes) -> Iterator[Buffer]:
+def content(stream: int, data: Buffer) -> Iterator[Buffer]:
     """Return the parts of the frames that hold what a call says."""
     whole = memoryview(data)
     for at in range(0, len(data), MOST_FRAME):
@@ -103,19 +103,12 @@ class Bundle:
 
     def frames(self, stream: int, at: int, end: int) -> bytes:
         """Return the frames that hold a part of the content; most calls have one number."""
-        data = self.content
+        part = memoryview(self.content)[at:end]
+        if len(part) < len(self):
+            return b"".join(content(stream, part))
         if self._framed[0] != stream:
-            self._framed = stream, b"".join(content(stream, data))
-        whole = self._framed[1]
-        if not at and end == len(data):
-            return whole
-        # The frames of all calls begin at the same places: only the ends are cut anew.
-        first, last = -(-at // MOST_FRAME), end // MOST_FRAME
-        before = content(stream, data[at : min(first * MOST_FRAME, end)])
-        after = content(stream, data[max(first, last) * MOST_FRAME : end])
-        size = HEAD.size + MOST_FRAME
-        same = memoryview(whole)[first * size : last * size]
-        return b"".join((*before, same, *after))
+            self._framed = stream, b"".join(content(stream, part))
+        return self._framed[1]
 
 
 def number(value: int) -> bytes:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.identity.ca import TlsAuthority
+from chaindock.rpc import frames
 from chaindock.rpc.connection import CONNECTION_WINDOW
+from chaindock.rpc.frames import Bundle
 from chaindock.rpc.stream import STREAM_WINDOW
 from chaindock.rpc.tls import client_context, server_context
 from chaindock.values import KIB, MIB
@@ -22,7 +24,9 @@ from support.rpc.calls import Calls
 from support.rpc.raw import Raw, frame, message, request, setting, update
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
+
+    from chaindock.rpc.frames import Buffer
 
 PIECE = 16_384
 
@@ -86,6 +90,24 @@ async def test_messages_that_go_together_are_cut_where_a_window_ends(
         raw.send(update(1, len(payload)))
     assert found == sent
     await raw.close()
+
+
+def test_calls_that_take_the_same_messages_in_parts_cost_what_they_take(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Two calls of one connection have different numbers, so their frames differ."""
+    shared, content, framed = Bundle([bytes(3000)] * 40), frames.content, 0
+
+    def counted(stream: int, data: Buffer) -> Iterator[Buffer]:
+        nonlocal framed
+        framed += len(data)
+        return content(stream, data)
+
+    monkeypatch.setattr(frames, "content", counted)
+    for at in range(0, len(shared), KIB):
+        for number in (1, 3):
+            shared.frames(number, at, min(at + KIB, len(shared)))
+    assert framed == 2 * len(shared)
 
 
 async def test_a_client_that_reads_late_gets_all_of_it_through_tls():
