@@ -118,7 +118,7 @@ class Gateway:
                 )
             except ChaindockError as error:
                 if type(error) is NotFound:
-                    raise _no_peers(proposal) from error
+                    raise _no_peers(proposal, request.target_organizations) from error
                 code, said[mspid] = endorser_status(error, proposal)
                 if code is Status.FAILED_PRECONDITION:
                     text = _EVALUATED.format(said[mspid])
@@ -146,7 +146,7 @@ class Gateway:
         wanted = targets or ((own,) if proposal.transient else peers)
         found = [one for one in dict.fromkeys((own, *peers)) if one in wanted]
         if not found:
-            raise _no_peers(proposal)
+            raise _no_peers(proposal, targets)
         process_of, first = channel.endorser.executor.process_of, dict[str, str]()
         for mspid in found:
             first.setdefault(process_of(mspid), mspid)
@@ -278,12 +278,15 @@ def _unknown(channel: str) -> str:
     )
 
 
-def _no_peers(proposal: Proposal) -> Refusal:
-    return Refusal(
-        Status.FAILED_PRECONDITION,
-        f"no peers available to evaluate chaincode {proposal.called} in channel "
-        f"{proposal.channel}",
-    )
+def _no_peers(proposal: Proposal, targets: Sequence[str]) -> Refusal:
+    text = f"no peers available to evaluate chaincode {proposal.called} in channel "
+    text += proposal.channel
+    if proposal.transient and not targets:
+        text = (
+            "no endorsers found in the gateway's organization; retry specifying target "
+            f"organization(s) to protect transient data: {text}"
+        )
+    return Refusal(Status.FAILED_PRECONDITION, text)
 
 
 def _no_metadata(proposal: Proposal) -> Refusal:

@@ -64,6 +64,22 @@ async def test_a_query_that_times_out_is_tried_at_one_more_peer(two: Gateways) -
     assert answer.result.payload == b"done"
 
 
+async def test_a_query_with_secrets_that_nobody_can_answer(one: Gateways) -> None:
+    none = "no peers available to evaluate chaincode absent in channel mychannel"
+    own = "no endorsers found in the gateway's organization; retry specifying target "
+    own += f"organization(s) to protect transient data: {none}"
+    secret = {"k": b"v"}
+    for targets, fields, text in (
+        ((), {"transient": secret}, own),
+        (("Org1MSP",), {"transient": secret}, none),
+        (("Org9MSP",), {"transient": secret}, none),
+        ((), {}, none),
+    ):
+        request = evaluate_request(one.user, "absent", targets=targets, **fields)
+        ended = await one.first.call("Evaluate", request)
+        assert ended == Ended("FAILED_PRECONDITION", text)
+
+
 async def test_peers_that_take_too_long_to_endorse(two: Gateways) -> None:
     """Longer than peer.gateway.endorsementTimeout, and less than chaincode may run."""
     await two.define("AND('Org1MSP.peer','Org2MSP.peer')")
