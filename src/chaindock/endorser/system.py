@@ -193,12 +193,12 @@ class QueryChaincode:
         except Denied as error:
             return failed(f"access denied for [{function}][{name}]: [{error.message}]")
         try:
-            return succeeded(await _answer(channel, function, args[-1]))
+            return succeeded(await _answer(channel, function, *args[2:3]))
         except ChaindockError as error:
             return failed(error.message)
 
 
-async def _answer(channel: Channel, function: str, wanted: bytes) -> bytes:
+async def _answer(channel: Channel, function: str, wanted: bytes = b"") -> bytes:
     """Return the payload. Raises: NotFound with Fabric's text, LedgerError."""
     read = channel.reader.run
     if function == _INFO:

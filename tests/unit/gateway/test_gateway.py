@@ -64,20 +64,29 @@ async def test_a_query_that_times_out_is_tried_at_one_more_peer(two: Gateways) -
     assert answer.result.payload == b"done"
 
 
-async def test_a_query_with_secrets_that_nobody_can_answer(one: Gateways) -> None:
+async def test_calls_with_secrets_of_what_no_peer_has(one: Gateways) -> None:
+    """The own organisation's peers alone may see transient data, unless others are named."""
     none = "no peers available to evaluate chaincode absent in channel mychannel"
-    own = "no endorsers found in the gateway's organization; retry specifying target "
-    own += f"organization(s) to protect transient data: {none}"
+    own = "no endorsers found in the gateway's organization; retry specifying {} "
+    own += "organization(s) to protect transient data"
     secret = {"k": b"v"}
-    for targets, fields, text in (
-        ((), {"transient": secret}, own),
-        (("Org1MSP",), {"transient": secret}, none),
-        (("Org9MSP",), {"transient": secret}, none),
+    for targets, transient, text in (
+        ((), secret, f"{own.format('target')}: {none}"),
+        (("Org1MSP",), secret, none),
+        (("Org9MSP",), secret, none),
         ((), {}, none),
     ):
-        request = evaluate_request(one.user, "absent", targets=targets, **fields)
-        ended = await one.first.call("Evaluate", request)
+        query = evaluate_request(
+            one.user, "absent", targets=targets, transient=transient
+        )
+        ended = await one.first.call("Evaluate", query)
         assert ended == Ended("FAILED_PRECONDITION", text)
+    unplanned = Ended("FAILED_PRECONDITION", own.format("endorsing"))
+    assert await one.endorse(name="absent", transient=secret) == unplanned
+    assert await one.endorse(channel="no", transient=secret) == unplanned
+    missing = "failed to find any endorsing peers for org(s): Org1MSP"
+    how = {"transient": secret, "orgs": ["Org1MSP"]}
+    assert await one.endorse(name="absent", **how) == Ended("UNAVAILABLE", missing)
 
 
 async def test_peers_that_take_too_long_to_endorse(two: Gateways) -> None:

@@ -42,6 +42,8 @@ async def test_blocks_and_transactions_are_found_by_all_their_names(world):
     assert sha256(der).digest() == info.currentBlockHash
     by_hash = await world.qscc("GetBlockByHash", "mychannel", info.currentBlockHash)
     assert by_hash.payload == last
+    more = await world.qscc("GetBlockByNumber", "mychannel", "2", "what is too much")
+    assert more.payload == last
     envelope = common_pb2.Envelope.FromString(block.data.data[0])
     payload = common_pb2.Payload.FromString(envelope.payload)
     tx_id = common_pb2.ChannelHeader.FromString(payload.header.channel_header).tx_id
