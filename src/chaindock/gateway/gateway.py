@@ -48,10 +48,8 @@ from chaindock.rpc.status import Status
 _UNPLANNED: Final = (
     "no combination of peers can be derived which satisfy the endorsement policy: "
 )
-_OWN: Final = (
-    "no endorsers found in the gateway's organization; retry specifying {} "
-    "organization(s) to protect transient data"
-)
+_OWN: Final = "no endorsers found in the gateway's organization; retry specifying {} "
+_PROTECT: Final = "organization(s) to protect transient data"
 _COLLECT: Final = "collect enough transaction endorsements"
 _SEE: Final = ", see attached details for more info"
 _MOST_LATE: Final = 2
@@ -282,23 +280,20 @@ def _unknown(channel: str) -> str:
     )
 
 
-def _precondition(text: str) -> Refusal:
-    return Refusal(Status.FAILED_PRECONDITION, text)
-
-
 def _no_peers(proposal: Proposal, targets: Sequence[str]) -> Refusal:
     text = f"no peers available to evaluate chaincode {proposal.called} in channel "
     text += proposal.channel
     if proposal.transient and not targets:
-        text = f"{_OWN.format('target')}: {text}"
-    return _precondition(text)
+        text = f"{_OWN.format('target')}{_PROTECT}: {text}"
+    return Refusal(Status.FAILED_PRECONDITION, text)
 
 
 def _no_metadata(proposal: Proposal) -> Refusal:
-    if proposal.transient:
-        return _precondition(_OWN.format("endorsing"))
     text = f"No metadata was found for chaincode {proposal.called} in channel "
-    return _precondition(f"{_UNPLANNED}{text}{proposal.channel}")
+    text = f"{_UNPLANNED}{text}{proposal.channel}"
+    if proposal.transient:
+        text = _OWN.format("endorsing") + _PROTECT
+    return Refusal(Status.FAILED_PRECONDITION, text)
 
 
 def _no_endorsers(mspids: Sequence[str]) -> Refusal:
@@ -313,7 +308,7 @@ def _no_plan(proposal: Proposal, named: Sequence[str], error: NotFound) -> Refus
     if proposal.transient or "sequence" not in error.facts:
         return _no_metadata(proposal)
     text = "required chaincodes are not installed on sufficient peers"
-    return _precondition(f"{_UNPLANNED}{text}")
+    return Refusal(Status.FAILED_PRECONDITION, f"{_UNPLANNED}{text}")
 
 
 def _unplanned(error: EndorsersMissing) -> Refusal:
@@ -325,7 +320,7 @@ def _unplanned(error: EndorsersMissing) -> Refusal:
             f"[{' '.join(error.protected)}]; retry specifying trusted endorsing "
             "organizations to protect transient data"
         )
-    return _precondition(text)
+    return Refusal(Status.FAILED_PRECONDITION, text)
 
 
 def _evaluated(response: Any) -> bytes:

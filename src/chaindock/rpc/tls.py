@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ssl
 import tempfile
+from contextlib import suppress
 
 from chaindock.rpc.frames import Buffer
 
 _ALPN = ["h2"]
+_MOST_SAID = 512
+"""Bytes of answers to changes of keys that come at once; more end the connection."""
 
 
 def server_context(certificate: str, key: str, roots: str | None) -> ssl.SSLContext:
@@ -66,15 +69,13 @@ class Channel:
     def begin(self, received: Buffer = b"") -> bytes:
         """Go on with the handshake; return what is to be sent. Raises: ssl.SSLError."""
         self._in.write(received)
-        try:
+        with suppress(ssl.SSLWantReadError):
             self._tls.do_handshake()
             self.shaken = True
-        except ssl.SSLWantReadError:
-            pass
         return self._out.read()
 
-    def alert(self) -> bytes:
-        """Return what is to be sent after a handshake that has failed."""
+    def said(self) -> bytes:
+        """Return what TLS has to tell: why a handshake failed, or that keys change."""
         return self._out.read()
 
     def certificate(self) -> bytes | None:
@@ -95,10 +96,12 @@ class Channel:
         try:
             size: int = self._tls.read(len(into), into)  # type: ignore[assignment]
         except ssl.SSLWantReadError:
-            return 0
+            size = -1
         if not size:
             raise ssl.SSLZeroReturnError("the other side has ended TLS")
-        return size
+        if self._out.pending > _MOST_SAID:
+            raise ssl.SSLError("keys change too often")
+        return max(size, 0)
 
     def seal(self, data: Buffer) -> bytes:
         """Return what is to be on the wire. Raises: ssl.SSLError."""

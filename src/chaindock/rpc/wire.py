@@ -82,7 +82,7 @@ class Wire(asyncio.BufferedProtocol):
         try:
             self.transport.write(tls.begin(received))
         except ssl.SSLError as error:
-            self.transport.write(tls.alert())
+            self.transport.write(tls.said())
             self._fail(error)
             return False
         if tls.shaken:
@@ -170,6 +170,7 @@ class Wire(asyncio.BufferedProtocol):
                 return
             while not self._closing and (size := tls.read(self._plain)):
                 self._received(self._plain[:size])
+            self.transport.write(tls.said())
         except ssl.SSLError as error:  # the end of what the other side sends is one
             self.abort()
             self.connection_lost(error)  # the transport would not say why

@@ -19,6 +19,7 @@ from chaindock.rpc.stream import STREAM_WINDOW
 from chaindock.rpc.tls import client_context, server_context
 from chaindock.values import KIB, MIB
 from support.eventually import eventually
+from support.need import need
 from support.rpc import raw as h
 from support.rpc.calls import Calls
 from support.rpc.raw import Raw, frame, message, request, setting, update
@@ -330,6 +331,46 @@ async def test_what_comes_after_the_end_of_tls_is_not_kept():
         await eventually(lambda: calls.cancelled == 1)
         await eventually(lambda: not calls.server._guests)
         await raw.close()
+
+
+async def test_a_client_may_change_its_keys_but_not_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    need("openssl")
+    pair = TlsAuthority().issue_server("localhost")
+    context = server_context(pair.cert_pem, pair.key_pem, None)
+    async with Calls(tls=lambda: context) as calls:
+        client = await asyncio.create_subprocess_exec(
+            *("openssl", "s_client", "-connect", f"127.0.0.1:{calls.port}"),
+            *("-tls1_3", "-alpn", "h2", "-brief"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert client.stdin is not None
+        await eventually(lambda: any(one.shaken for one in calls.server._guests), 5)
+        (connection,) = calls.server._guests
+        tls = connection._tls
+        assert tls is not None
+
+        async def change() -> None:
+            """Change the client's keys, and ask for those of the other side."""
+            heard = connection._heard
+            client.stdin.write(b"K\n")  # type: ignore[union-attr]
+            await eventually(lambda: connection._heard > heard, 5)
+
+        await change()
+        await change()  # TLS answers the change before
+        assert not tls._out.pending
+        client.stdin.write(h.PREFACE + request(1, "Echo", b"said"))
+        assert client.stdout is not None
+        async with asyncio.timeout(5):
+            await client.stdout.readuntil(b"said")
+        await change()
+        monkeypatch.setattr("chaindock.rpc.tls._MOST_SAID", 0)
+        await change()
+        await eventually(lambda: not calls.server._guests, 5)
+        await client.communicate()
 
 
 async def test_a_handshake_may_come_byte_by_byte_and_break_anywhere(
