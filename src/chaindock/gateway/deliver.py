@@ -203,7 +203,8 @@ class Deliver:
     ) -> bytes:
         sets = await feed.private(block.number)
         seen = [one for one in sets if self._may_see(channel, one, identity)]
-        return await off_loop(len(block.full), partial(_assemble, block, seen))
+        size = len(block.full) + sum(len(one.rwset) for one in seen)
+        return await off_loop(size, partial(_assemble, block, seen))
 
     def _may_see(self, channel: Channel, one: PrivateSet, identity: Identity) -> bool:
         """Whether this peer has a collection, and the client may read it."""

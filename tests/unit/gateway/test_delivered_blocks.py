@@ -1,6 +1,7 @@
 """What streams of blocks carry: as recorded, filtered, private; and to slow clients."""
 
 import hashlib
+import threading
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -150,6 +151,27 @@ async def test_who_sees_which_collection_at_which_peer(place, tmp_path, monkeypa
         (space,) = private_.private_data_map[0].ns_pvt_rwset
         found = [one.collection_name for one in space.collection_pvt_rwset]
         assert (space.namespace, found) == ("cc", expected), (mspid, who.mspid)
+
+
+async def test_large_private_data_of_a_small_block_hold_up_nobody(place, monkeypatch):
+    """They are copied several times for each subscriber."""
+    package, loop = parse_collections(COLLECTIONS), threading.get_ident()
+    sets = [PrivateSet(0, "cc", "open", bytes(100_000), package)]
+    assembled, assemble = list[int](), deliver._assemble
+
+    async def private(_: BlockFeed, number: int) -> list[PrivateSet]:
+        return sets
+
+    def noted(*how: Any) -> bytes:
+        assembled.append(threading.get_ident())
+        return assemble(*how)
+
+    monkeypatch.setattr(BlockFeed, "private", private)
+    monkeypatch.setattr(deliver, "_assemble", noted)
+    stream = place.call("DeliverWithPrivateData").send(seek(place.user, 1, 1))
+    found = (await stream.next()).block_and_private_data.private_data_map[0]
+    (one,) = found.ns_pvt_rwset[0].collection_pvt_rwset
+    assert (one.rwset, loop in assembled) == (bytes(100_000), False)
 
 
 # --- forms
