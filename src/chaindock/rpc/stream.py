@@ -196,12 +196,8 @@ class Stream:
         """Return whether so many bytes can be sent at once. Raises: CallEnded."""
         connection = self.connection
         self._check()
-        if (
-            size > most
-            or size > self._send_window
-            or size > connection.send_window
-            or connection.full
-        ):
+        room = min(most, self._send_window, connection.send_window)
+        if size > room or connection.full:
             return False
         connection.content()
         return True
@@ -308,7 +304,8 @@ class Stream:
         """Leave a call without an answer. Idempotent."""
         if not self._over:
             if self.ended is None and (self._serves or not self._last):
-                fault = f.number(Fault.CANCEL)
+                # To a client, CANCELLED means that it has left itself.
+                fault = f.number(Fault.CALM if self._serves else Fault.CANCEL)
                 self.connection.send(f.frame(f.RST, 0, self.number, fault))
             self._forget()
 

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 
 from chaindock.gateway.calls import Service
@@ -134,6 +135,10 @@ async def test_clients_that_take_nothing_give_way_to_those_that_do(
             assert [await stream.read() for _ in range(5)] == [LARGE] * 5
         await stream.done_writing()
         await eventually(lambda: pours.made.running < 3)
+        # CANCELLED would mean that the client has left: libraries pass over it in silence.
+        await eventually(lambda: not all(running(calls)))
+        codes = [await call.code() for call in calls if call.done()]
+        assert codes == [grpc.StatusCode.RESOURCE_EXHAUSTED]
 
 
 async def test_large_answers_that_nobody_takes_give_way(
