@@ -153,7 +153,7 @@ class EndorsersMissing(ChaindockError, code=Code.FAILED_PRECONDITION):
 class NotEndorsed(ChaindockError, code=Code.ABORTED):
     """Peers that had to endorse a transaction refused, or had other results.
 
-    Facts: `organizations`: what each of these peers said, by MSP id.
+    Facts: `organizations`: what each of these peers said, by MSP id; `late`: one timed out.
     """
 
 

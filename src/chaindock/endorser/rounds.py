@@ -23,7 +23,12 @@ from chaindock.endorser.determinism import differences, parts
 from chaindock.endorser.plan import Plan, choose
 from chaindock.endorser.responses import endorsed, failure, respond
 from chaindock.endorser.simulation import UNSIMULATED
-from chaindock.errors import ChaindockError, EndorsersMissing, NotEndorsed
+from chaindock.errors import (
+    ChaindockError,
+    EndorsersMissing,
+    ExecuteTimeout,
+    NotEndorsed,
+)
 from chaindock.identity.msp import Identity
 from chaindock.ids import Ccid, at_peer
 from chaindock.ledger.simulator import Simulator
@@ -253,6 +258,7 @@ class Round:
             + "; ".join(told),
             hint=hint,
             organizations=dict(refusals),
+            late=any(isinstance(self._found[one], ExecuteTimeout) for one in refusals),
         )
 
 

@@ -8,7 +8,6 @@ Source: docs/fabric/gateway.md
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -25,6 +24,7 @@ from chaindock.errors import (
     ChaindockError,
     Code,
     EndorsersMissing,
+    ExecuteTimeout,
     NotEndorsed,
     NotFound,
     ProposalInvalid,
@@ -130,8 +130,7 @@ class Gateway:
                     break
                 continue
             response = outcome.response
-            failed = response_status(response.status, response.message)
-            if failed is not None:
+            if failed := response_status(response.status, response.message):
                 code, text = failed
                 raise self._failed(_EVALUATED.format(text), code, {mspid: text})
             return await off_loop(outcome.nbytes, partial(_evaluated, response))
@@ -169,7 +168,6 @@ class Gateway:
         if isinstance(proposal, ProposalInvalid):
             raise self._uncollected(named, endorser_status(proposal)[1])
         channel = self._endorsing(proposal, named)
-        began_s = time.monotonic()
         try:
             check_clock(proposal.header, self._options.time_window_s)
             outcome, endorsed = await channel.endorser.process(
@@ -183,15 +181,13 @@ class Gateway:
         except EndorsersMissing as error:
             raise _unplanned(error) from error
         except NotEndorsed as error:
-            self._require_time(began_s, "endorsements")
+            self._require_time(error, "endorsements")
             text = f"failed to {_COLLECT}{_SEE}"
             raise self._failed(text, Status.ABORTED, error.organizations) from error
         except ChaindockError as error:
             if type(error) is NotFound:
                 raise _no_plan(proposal, named, error) from error
-            self._require_time(
-                began_s, "endorsements" if named else "first endorsement"
-            )
+            self._require_time(error, "endorsements" if named else "first endorsement")
             said = endorser_status(error, proposal)[1]
             raise self._uncollected(named, said) from error
         response = outcome.response
@@ -210,9 +206,10 @@ class Gateway:
             raise _no_metadata(proposal)
         return channel
 
-    def _require_time(self, began_s: float, what: str) -> None:
-        """End a call that has taken longer than the gateway lets it."""
-        if self._limit_s is not None and time.monotonic() - began_s >= self._limit_s:
+    def _require_time(self, error: ChaindockError, what: str) -> None:
+        """End a call for which chaincode took longer than the gateway lets it."""
+        late = isinstance(error, ExecuteTimeout) or error.facts.get("late")
+        if late and self._limit_s is not None:
             text = f"endorsement timeout expired while collecting {what}"
             raise Refusal(Status.DEADLINE_EXCEEDED, text)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from fabric_protos.gateway import gateway_pb2 as pb
 
-from chaindock.errors import ExecuteTimeout
+from chaindock.errors import ExecuteTimeout, LaunchFailed
 from chaindock.lifecycle.definitions import Definition
 from chaindock.values import MIB
 from support.gateways.client import Ended, events_request, status_request
@@ -114,6 +114,31 @@ async def test_peers_that_take_too_long_to_endorse(two: Gateways) -> None:
         hung = "Org2MSP"
         assert await hasty.endorse(b"put", b"k") == others
         assert (await two.endorse(b"put", b"k")).code == "ABORTED"
+
+
+async def test_an_error_after_a_slow_start_of_chaincode_is_no_time_out(
+    two: Gateways,
+) -> None:
+    """The time for which chaincode may run begins when it has been launched."""
+    await two.define("AND('Org1MSP.peer','Org2MSP.peer')")
+    broken = "Org1MSP"
+
+    async def execute(ccid: Any, invocation: Any, mspid: str) -> Any:
+        await asyncio.sleep(0.02)
+        if mspid == broken:
+            raise LaunchFailed("could not launch chaincode basic: exited", ccid=ccid)
+        return await two.contract.execute(ccid, invocation, mspid)
+
+    async with gateways(two.world, endorsement_s=0.01) as hasty:
+        two.world.channel.endorser.executor = cast(
+            "Any", SimpleNamespace(execute=execute, process_of=lambda mspid: mspid)
+        )
+        ended = await hasty.endorse(b"put", b"k")
+        assert (ended.code, len(ended.details)) == ("ABORTED", 1)
+        broken = "Org2MSP"
+        ended = await hasty.endorse(b"put", b"k")
+        assert ended.code == "ABORTED"
+        assert ended.details[0][2].endswith("could not launch chaincode basic: exited")
 
 
 async def test_a_gateway_whose_organisation_is_no_member_knows_no_such_channel(
