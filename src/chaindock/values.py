@@ -227,8 +227,8 @@ SYNTAXES = {bool: BOOLEAN, Path: PATH, int: INTEGER, float: NUMBER}
 Seconds = Annotated[float, Meta(gt=0, title="a duration"), DURATION]
 SecondsOrNone = Annotated[float, Meta(ge=0, title="a duration"), DURATION]
 """0 has a meaning of its own."""
-Count = Annotated[int, Meta(gt=0, le=10**9)]
-Whole = Annotated[int, Meta(ge=0, le=10**9)]
+Count = Annotated[int, Meta(gt=0, le=2**31 - 1)]
+Whole = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Number = Annotated[float, Meta(ge=0, le=1e9)]
 Bytes = Annotated[int, Meta(gt=0, title="a size"), SIZE]
 BytesOrNone = Annotated[int, Meta(ge=0, title="a size"), SIZE]

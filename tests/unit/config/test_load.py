@@ -163,7 +163,7 @@ def test_empty_file_is_fine(tmp_path):
         ("chaindock.docker.pull", "often", "one of missing, never, always"),
         ("peer.chaincodeListenAddress", "0.0.0.0:port", "host:port"),
         ("peer.chaincodeListenAddress", "0.0.0.0:" + "9" * 5000, "host:port"),
-        ("chaindock.output.keep", "9" * 30, "above 0, 1000000000 at most"),
+        ("chaindock.output.keep", "9" * 30, "above 0, 2147483647 at most"),
         ("chaindock.launch.retries", "nan", "a whole number"),
         ("chaindock.block.mode", "size=" + "9" * 5000, "N from 1 to 5000"),
         ("chaindock.block.mode", "interval=" + "9" * 400 + "s", "at most 106751d"),
@@ -175,6 +175,12 @@ def test_wrong_value_says_what_was_expected(tmp_path, key, value, expected):
     assert expected in caught.value.message
     assert repr(value)[:20] in caught.value.message
     assert caught.value.key == key
+
+
+def test_the_number_that_stands_for_no_limit_elsewhere_is_one(tmp_path):
+    """The largest int of Java and Go programs with 32 bits."""
+    given = {"ledger.state.totalQueryLimit": "2147483647"}
+    assert load(tmp_path, given, env={}).stream.total_query_limit == 2**31 - 1
 
 
 def test_a_path_that_is_no_path_is_refused(tmp_path):
