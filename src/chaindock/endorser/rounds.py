@@ -115,7 +115,7 @@ class Round:
             if len(self.named) > 1:
                 # All say yes, or all the same no.
                 found = ((mspid, self._found[mspid]) for mspid in self.named)
-                said = {mspid: await self._refusal(one, one) for mspid, one in found}
+                said = {mspid: await self._refusal(one) for mspid, one in found}
                 if len(set(said.values())) > 1:
                     no = {mspid: why for mspid, why in said.items() if why}
                     raise await self._not_endorsed(no)
@@ -135,11 +135,11 @@ class Round:
                 signers = []
                 answer = await first.take(self.endorser.largest_bytes)
             else:
-                signers, base = await self._agreed(first, signers)
-                answer = await base.take(self.endorser.largest_bytes)
-                if base.private:
+                signers = await self._agreed(first, signers)
+                answer = await first.take(self.endorser.largest_bytes)
+                if first.private:
                     keep = self.endorser.ledger.keep_private
-                    await keep(proposal.tx_id, base.private)
+                    await keep(proposal.tx_id, first.private)
             if interest is not None:
                 answer.interest.CopyFrom(interest)
             peers = [self._peers[mspid] for mspid in signers]
@@ -200,22 +200,19 @@ class Round:
             transient=self.proposal.transient and not self.named,
         )
 
-    async def _agreed(
-        self, first: Simulated, signers: Sequence[str]
-    ) -> tuple[Sequence[str], Simulated]:
-        """Return who signs, and what; other peers stand in for those that refuse.
+    async def _agreed(self, first: Simulated, signers: Sequence[str]) -> Sequence[str]:
+        """Return who signs what came out first; others stand in for those that refuse.
 
         Raises: NotEndorsed: too few are left.
         """
         refusals: dict[str, str] = {}
         while True:
             await self._ask(signers)
-            base = first if self.at in signers else self._found[signers[0]]
             for mspid in signers:
-                if why := await self._refusal(self._found[mspid], base):
+                if why := await self._refusal(self._found[mspid], first):
                     refusals[mspid] = why
-            if isinstance(base, Simulated) and not refusals.keys() & set(signers):
-                return signers, base
+            if not refusals.keys() & set(signers):
+                return signers
             if self.named or refusals.keys() >= self._peers.keys():
                 raise await self._not_endorsed(refusals)
             try:
@@ -224,18 +221,18 @@ class Round:
                 raise await self._not_endorsed(refusals) from None
 
     async def _refusal(
-        self, one: Simulated | ChaindockError, base: Simulated | ChaindockError
+        self, one: Simulated | ChaindockError, first: Simulated | None = None
     ) -> str:
-        """Return why a peer does not sign what another one signs; "" = it does."""
+        """Return why a peer does not sign what came out first, if given; "" = it does."""
         if isinstance(one, ChaindockError):
             return str(failure(self.proposal, one).response.message)
         if one.failed:
             response = one.outcome.response
             return f"chaincode response {response.status}, {response.message}"
-        if one is base or not isinstance(base, Simulated):
+        if first is None or first is one:
             return ""
         largest = self.endorser.largest_bytes
-        theirs, own = await base.take(largest), await one.take(largest)
+        theirs, own = await first.take(largest), await one.take(largest)
         if theirs.payload == own.payload:
             return ""
         self._unequal = theirs, own

@@ -188,6 +188,25 @@ async def test_all_endorse_whom_the_policy_needs(two: Gateways) -> None:
     assert await two.endorse(b"put", b"k") == ["Org1MSP", "Org2MSP"]
 
 
+async def test_others_must_say_what_the_own_peer_says(two: Gateways) -> None:
+    """Also where the policy does not need the own one, which is asked first."""
+    await two.define("OR('Org2MSP.peer')")
+    assert await two.endorse(b"put", b"k") == ["Org2MSP"]
+
+    async def execute(ccid: Any, invocation: Any, mspid: str) -> Any:
+        invocation.simulator.put_state(invocation.namespace, "who", mspid.encode())
+        return await two.contract.execute(ccid, invocation, mspid)
+
+    two.world.channel.endorser.executor = cast(
+        "Any", SimpleNamespace(execute=execute, process_of=lambda mspid: mspid)
+    )
+    ended = await two.endorse(b"put", b"k")
+    assert (ended.code, ended.text[:29]) == ("ABORTED", "failed to collect enough tran")
+    differs = ("Org2MSP", "ProposalResponsePayloads do not match")
+    assert [one[1:] for one in ended.details] == [differs]
+    assert await two.endorse(b"put", b"k", orgs=("Org2MSP",)) == ["Org2MSP"]
+
+
 async def test_a_policy_that_nobody_satisfies_is_told_before_the_commit(
     one: Gateways,
 ) -> None:
