@@ -116,12 +116,9 @@ _RESTORE = (
 def connect_writer(
     path: Path, channel: ChannelId, marker: Path | None
 ) -> tuple[sqlite3.Connection, bool]:
-    """Open the one connection that writes, creating the file if there is none.
+    """Open the one connection that writes; return it, and whether it needs `create`.
 
-    If `marker` exists, a missing file is not created.
-
-    Returns:
-        the connection, and whether the file is empty and needs `create`.
+    A missing file is made, unless `marker` exists.
 
     Raises:
         LedgerError: the file is missing, cannot be opened, has another schema version or channel,

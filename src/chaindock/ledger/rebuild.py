@@ -117,9 +117,7 @@ def verify(
 ) -> tuple[Watermark, bool]:
     """Check some blocks from the watermark on.
 
-    Returns: the new watermark, and whether there are more blocks.
-
-    Raises: LedgerCorrupt: names the block.
+    Returns: the new watermark, and whether there are more blocks. Raises: LedgerCorrupt.
     """
     size = 0
     for number, block_hash, data in db.execute(_BLOCKS, (mark.number,)):

@@ -45,6 +45,7 @@ async def test_no_key_is_empty_or_begins_with_an_underscore(
         with pytest.raises(InvalidInput) as told:
             refused()
         assert told.value.message == text
+        assert "strictFabric: false" in (told.value.hint or "")
     # A peer looks for a hash under another name, and none of them is in the results.
     assert simulator.get_private_hash("cc", "col", "k") is None
     assert simulator.namespaces() == {"cc"}

@@ -132,7 +132,8 @@ _known_key: Final = lru_cache(4096)(_key)
 
 def _levels(text: str) -> tuple[bytes, bytes, bytes]:
     found: list[tuple[bytes, bytes, bytes]] = []
-    text = unicodedata.normalize("NFD", text)
+    # The time for characters that combine grows with their square, here, too.
+    text = "".join([unicodedata.normalize("NFD", run) for run in _runs(text)])
     at = 0
     while at < len(text):
         alone = _alone(text[at])

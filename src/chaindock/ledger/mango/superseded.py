@@ -90,8 +90,7 @@ class View:
 class Superseded:
     """What blocks have superseded of the documents that a query of `view` finds.
 
-    Args:
-        place: returns where a key with its value belongs; None if it does not match.
+    `place` returns where a key with its value belongs; None if it does not match.
     """
 
     def __init__(

@@ -140,6 +140,19 @@ def test_texts_of_an_array_are_collated_up_to_a_limit_for_all_of_them():
     assert sorted(arrays, key=sort_key) == arrays  # bytewise
 
 
+def test_many_accents_on_a_letter_are_sorted_in_linear_time():
+    """One text had held the event loop for 25 ms."""
+    accents = sorted(map(chr, range(0x300, 0x36F)), key=unicodedata.combining)
+    text = "a" + "".join(each * 37 for each in reversed(accents))
+    sort_key("é")
+    began = time.thread_time()
+    for number in range(10):
+        sort_key(f"{number}{text[:4095]}")
+    assert time.thread_time() - began < 0.1
+    few = "a" + "".join(accents[::-3])
+    assert sort_key(few) == sort_key(unicodedata.normalize("NFD", few))
+
+
 def test_the_table_of_the_collation_is_read_at_once(monkeypatch):
     """Else the first rich query stops the event loop: piece by piece, the thread that reads
     the table takes the interpreter's lock again before the loop can, for 0.1 s."""
