@@ -27,7 +27,7 @@ _log = get_logger("node")
 DOCKER: Final = DockerController.name
 PROCESS: Final = ProcessController.name
 _NO_ENGINE: Final = "vm.endpoint is empty, so no engine is looked for"
-_DOCTOR: Final = "`chaindock doctor` tells more"
+_DOCTOR: Final = "`chaindock doctor` says more"
 _LOOK_EVERY_S: Final = 5.0
 """Seconds before an engine that did not answer is looked for again."""
 
@@ -133,18 +133,18 @@ class Backends:
         if name not in known:
             raise InvalidInput(
                 f"back end {name!r} is not there; expected one of: {', '.join(known)}",
-                hint=self.outlook[1],
+                hint="choose one of these; why there is no other: chaindock status",
             )
 
     @property
     def outlook(self) -> tuple[str, str]:
         """Which back end new chaincode gets at the moment, and why, in one phrase."""
         if self.docker is None:
-            name = PROCESS if self.default == AUTO else self.default
-            return name, "chosen" if self.default == PROCESS else _NO_ENGINE
+            if self.default == PROCESS:
+                return PROCESS, f"chaindock.backend is {PROCESS}"
+            return PROCESS if self.default == AUTO else self.default, _NO_ENGINE
         if self.docker.connected:
-            chosen = "" if self.default == AUTO else "chosen; "
-            return DOCKER, f"{chosen}an engine answers at {self.docker.endpoint}"
+            return DOCKER, f"an engine answers at {self.docker.endpoint}"
         why = self._error.message if self._error else "not looked for yet"
         if self.default == DOCKER or self._is_awaited():
             return DOCKER, f"waiting for the container engine: {why} ({_DOCTOR})"

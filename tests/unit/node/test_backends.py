@@ -133,6 +133,20 @@ async def test_the_back_end_of_the_configuration_holds(targets, engine):
     assert engine.connects == 0
 
 
+@pytest.mark.parametrize(
+    ("default", "why"),
+    [("process", "chaindock.backend is process"), ("auto", "vm.endpoint is empty")],
+)
+def test_a_back_end_that_is_not_there_is_refused_and_status_says_why(
+    targets, default, why
+):
+    found = backends(targets, None, default)
+    with pytest.raises(InvalidInput, match="'docker' is not there") as caught:
+        found.require("docker")
+    assert "why there is no other: chaindock status" in (caught.value.hint or "")
+    assert why in found.outlook[1]
+
+
 async def test_an_empty_endpoint_means_that_no_engine_is_used(targets):
     found = backends(targets, None)
     assert (await found.builder_for(NEW)).name == "process"
