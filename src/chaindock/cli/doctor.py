@@ -119,9 +119,9 @@ def config() -> None:
 def config_show(session: Session, *, changed: bool, verbose: bool) -> None:
     """Show every setting, its value and its origin.
 
-    The first source that has a value is used: `chaindock up --set KEY=VALUE`, then the
-    environment (CORE_ and the key in capitals, with _ for each dot), then core.yaml in the
-    home or in the directory of --config, then the default.
+    The first source that has a value is used: `chaindock up --set KEY=VALUE` (not shown
+    here), then the environment (CORE_ and the key in capitals, with _ for each dot), then
+    core.yaml in the home or in the directory of --config, then the default.
     """
     from chaindock.config.keys import redact
     from chaindock.config.load import load
