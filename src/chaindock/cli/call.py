@@ -115,8 +115,7 @@ def _call_options(function: Any) -> Any:
 @command(
     "chaindock invoke coldchain register P1 2 8",
     "chaindock invoke coldchain record P1 -4 --as clerk --attr role=driver",
-    "chaindock invoke coldchain register P1 2 8 --org Org2MSP --endorsers "
-    "Org1MSP,Org2MSP",
+    "chaindock invoke coldchain record P1 5 --org Org2 --endorsers Org1,Org2",
     "chaindock invoke -- notes put n1 --draft--",
     cls=CallCommand,
     of_channel=True,
