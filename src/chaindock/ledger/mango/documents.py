@@ -78,7 +78,7 @@ _document_of: Final = large_apart(document_of, 0)
 _steps = lru_cache(256)(lambda path: tuple(json.loads(path)))
 
 
-@lru_cache(4)
+@lru_cache(2)
 def _parsed(text: str | None) -> Any:
     """Parse once for all columns of an index; nobody changes the result."""
     return {} if text is None else decode(text)
