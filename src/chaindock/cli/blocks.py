@@ -174,13 +174,8 @@ def _lists(found: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
             for one in found["writes"]
         ],
     )
-    yield (
-        "metadata",
-        [
-            f"{_key(one)}  {', '.join(map(escaped, one['entries'])) or '(removed)'}"
-            for one in found["metadata_writes"]
-        ],
-    )
+    labels = [f"{_key(one)}  {_names(one)}" for one in found["metadata_writes"]]
+    yield "metadata", labels
     yield ("private data", [line for one in found["private"] for line in _private(one)])
 
 
@@ -199,6 +194,12 @@ def _private(one: Mapping[str, Any]) -> Iterator[str]:
         did = "(deleted)" if write["is_delete"] else f"value hash {write['value_hash']}"
         did = "(purged)" if write["is_purge"] else did
         yield f"  key hash {write['key_hash']}, {did}"
+    for label in one["metadata_writes"]:
+        yield f"  key hash {label['key_hash']}, metadata {_names(label)}"
+
+
+def _names(label: Mapping[str, Any]) -> str:
+    return ", ".join(map(escaped, label["entries"])) or "(removed)"
 
 
 def _key(one: Mapping[str, Any]) -> str:

@@ -204,6 +204,10 @@ def _hashed(space: Space) -> dict[str, Any]:
             }
             for key, value in space.writes
         ],
+        "metadata_writes": [
+            {"key_hash": key.hex(), "entries": _entries(entries)}
+            for key, entries in space.metadata
+        ],
     }
 
 
@@ -244,13 +248,8 @@ def _call(envelope: bytes) -> Iterator[dict[str, Any]]:
 
 def _answer(action: Any) -> dict[str, Any]:
     response = action.response
-    found: dict[str, Any] = {
-        "response": {
-            "status": response.status,
-            "message": response.message,
-            "payload": encode(response.payload),
-        }
-    }
+    told = {"status": response.status, "message": response.message}
+    found: dict[str, Any] = {"response": {**told, "payload": encode(response.payload)}}
     if action.events:
         event = chaincode_event_pb2.ChaincodeEvent.FromString(action.events)
         found["event"] = {

@@ -64,18 +64,25 @@ def test_an_unknown_collection_is_an_error_that_lists_those_there_are(
         assert run("state", "ls", "cc", "--collection", known).exit_code == 0
 
 
+NAMES = ("P1", "P2", "P3", "P4", "P5")
+
+
 def test_a_transaction_shows_the_hashes_of_what_it_wrote(run, ledger):
     def act(simulator):
         simulator.put_private("cc", "prices", "P1", b"25")
         simulator.put_private("cc", "prices", "P2", b"")
         simulator.purge_private("cc", "prices", "P3")
+        simulator.put_metadata("cc", "P4", {"VALIDATION_PARAMETER": b"p"}, "prices")
+        simulator.put_metadata("cc", "P5", {}, "prices")
 
     text = run("tx", "show", ledger.simulate(act).tx_id).stdout
     assert "cc prices: 0 reads, 3 writes\n" in text
-    key = {name: sha256(name.encode()).hexdigest() for name in ("P1", "P2", "P3")}
+    key = {name: sha256(name.encode()).hexdigest() for name in NAMES}
     assert f"key hash {key['P1']}, value hash {sha256(b'25').hexdigest()}\n" in text
     assert f"key hash {key['P2']}, (deleted)\n" in text
     assert f"key hash {key['P3']}, (purged)\n" in text
+    assert f"key hash {key['P4']}, metadata VALIDATION_PARAMETER\n" in text
+    assert f"key hash {key['P5']}, metadata (removed)\n" in text
 
 
 def test_a_conflict_on_private_data_names_its_key(run, ledger):
