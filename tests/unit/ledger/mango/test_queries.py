@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from chaindock.errors import InvalidInput
 from chaindock.ledger.mango.documents import fill, indexes_of
+from chaindock.ledger.mango.indexes import MAX_INDEXES, definitions_of
 from chaindock.ledger.marks import _restore_documents
 from support.mango import evaluator
 from support.mango.documents import NS, Documents, StateView
@@ -265,6 +267,17 @@ def test_an_index_is_replaced_by_one_of_its_name(colours):
         "SELECT count(*) FROM sqlite_master WHERE name LIKE 'mango%'"
     )
     assert count == 1
+
+
+def test_a_package_makes_a_bounded_number_of_indexes():
+    """Each makes the next one slower: two thousand held the writer for 11 s."""
+    index = b'{"index":{"fields":["n"]}}'
+    files = {f"META-INF/statedb/couchdb/indexes/{n:04}.json": index for n in range(300)}
+    with capture_logs() as logs:
+        assert len(definitions_of(files)) == MAX_INDEXES == 100
+    assert [(one["event"], one["first"][-9:]) for one in logs] == [
+        ("indexes left out", "0100.json")
+    ]
 
 
 def test_a_document_that_a_partial_index_cannot_decide_is_committed():
