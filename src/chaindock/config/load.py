@@ -95,10 +95,7 @@ def load(
     sections = tuple(chaincodes.settings())
     has_variables = any(one.value == HIDDEN for one in sections)
     if file and has_variables and file.stat().st_mode & 0o077:
-        warning = (
-            f"{str(file)!r} holds variables of chaincode, and other users may read it: "
-            "chmod 600"
-        )
+        warning = f"other users may read chaincode's variables: chmod 600 {str(file)!r}"
         config = replace(config, warnings=(*config.warnings, warning))
     if config.stream.mode == "dev" and "listen.tls" not in origins:
         config = replaced(config, "listen.tls", False)
@@ -184,9 +181,11 @@ def _of_flags(flags: Mapping[str, str]) -> Iterator[Given]:
 
 def _unknown(name: str, origin: str) -> ConfigInvalid:
     """Return the error for a key, or a variable, that does not exist."""
-    is_variable = name.startswith(_VARIABLE)
-    known = list(VARIABLES) if is_variable else [key.name for key in KEYS]
-    return unknown(name, origin, name, known, "all settings: chaindock config show")
+    known = list(VARIABLES if name.startswith(_VARIABLE) else (k.name for k in KEYS))
+    none = "all settings: chaindock config show"
+    if any(one.startswith(f"{name}.") for one in known):
+        known, none = [], f"{name!r} is a section: write its settings below it"
+    return unknown(name, origin, name, known, none)
 
 
 def _check_ca(config: Config, origins: Mapping[str, str]) -> None:

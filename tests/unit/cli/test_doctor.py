@@ -55,7 +55,7 @@ def test_nothing_at_all_ends_with_6_and_remedies(run, tools):
     assert result.exit_code == 6
     assert "No chaincode can run here yet." in result.stdout
     assert "do: install Go\n" in result.stdout
-    assert "do: start the engine, or set DOCKER_HOST" in result.stdout
+    assert "do: start the engine, or name its place" in result.stdout
 
 
 def test_a_home_that_cannot_be_looked_at_is_a_finding(run, tools, tmp_path):

@@ -72,6 +72,20 @@ def test_unknown_key_in_our_section_names_the_nearest_one(tmp_path):
     assert caught.value.hint == "did you mean 'chaindock.channel'?"
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("chaindock:\n  - backend\n", "chaindock"),
+        ("chaindock: {block: manual}", "block"),
+    ],
+)
+def test_a_section_that_has_a_value_is_named_as_a_section(tmp_path, text, name):
+    core(tmp_path, text)
+    with pytest.raises(ConfigInvalid, match=f"{name}' ") as caught:
+        load(tmp_path, env={})
+    assert "is a section: write its settings below it" in (caught.value.hint or "")
+
+
 def test_unknown_variable_of_ours_names_the_nearest_one(tmp_path):
     with pytest.raises(ConfigInvalid) as caught:
         load(tmp_path, env={"CORE_CHAINDOCK_BACKENDS": "docker"})

@@ -48,7 +48,7 @@ class Verdict(StrEnum):
 
 _REMEDIES = {
     Verdict.ANSWERS: "",
-    Verdict.MISSING: "start the engine, or set DOCKER_HOST to where it listens",
+    Verdict.MISSING: "start the engine, or name its place: vm.endpoint, or else DOCKER_HOST",
     Verdict.NO_PERMISSION: "add your user to the group that owns the socket "
     "(often `docker`) and log in again, or use a rootless engine",
     Verdict.REFUSED: "the socket exists, but no engine listens: start the engine",

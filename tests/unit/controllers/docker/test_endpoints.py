@@ -62,7 +62,9 @@ async def test_an_engine_that_answers(tmp_path: Path):
 
 
 async def test_a_missing_socket(tmp_path: Path):
-    assert (await verdict(f"unix://{tmp_path / 's'}")).verdict is Verdict.MISSING
+    probe = await verdict(f"unix://{tmp_path / 's'}")
+    assert probe.verdict is Verdict.MISSING
+    assert "vm.endpoint, or else DOCKER_HOST" in probe.remedy, "the first one counts"
 
 
 async def test_a_socket_without_permission(tmp_path: Path):
