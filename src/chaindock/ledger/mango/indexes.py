@@ -123,7 +123,7 @@ def definitions_of(files: Mapping[str, bytes]) -> list[tuple[str, Definition]]:
 
     `files` are by name in a code archive, META-INF and all; others are passed over.
     """
-    found = []
+    found = list[tuple[str, Definition]]()
     for name in sorted(files):
         if (place := _PLACE.fullmatch(name)) is None:
             continue
