@@ -107,7 +107,7 @@ class Server:
         """End everything. Idempotent."""
         for connection in list(self._guests):
             for stream in list(connection.streams.values()):
-                stream.finish(CallEnded(Status.UNAVAILABLE, "the node has stopped"))
+                stream.finish(CallEnded(Status.UNAVAILABLE, "the server has stopped"))
             connection.close()
         await self._tasks.aclose()
         for connection, guest in list(self._guests.items()):

@@ -145,6 +145,7 @@ async def test_the_end_of_the_server_ends_calls(calls: Calls, channel: Any):
     await eventually(lambda: calls.begun)
     await calls.server.aclose()
     assert await code_of(call) is CODE.UNAVAILABLE
+    assert await call.details() == "the server has stopped"  # the node may go on
 
 
 async def test_messages_beyond_the_limit_are_refused():
