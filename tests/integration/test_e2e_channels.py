@@ -55,6 +55,9 @@ def test_one_contract_on_two_channels(tmp_path: Path):
         assert node.query("notes", "get", "k").strip() == b"here"
         told = node.cli("query", "notes", "get", "k", *OTHER, code=None).err
         assert "was stopped" in told
+        assert "start it: chaindock start notes --channel trades" in told
+        shown = {one["channel"]: one["state"] for one in node.ask("ps")}
+        assert shown == {"mychannel": "running", "trades": "stopped"}
         node.cli("channel", "rm", "trades", "--yes")
         node.kill()
         node.up()

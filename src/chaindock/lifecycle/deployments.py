@@ -127,7 +127,7 @@ class Deployments:
         if found.target is Target.STOPPED:
             raise StartFailed(
                 f"chaincode {name!r} was stopped",
-                hint=f"start it: chaindock start {name}",
+                hint=f"start it: chaindock start {name} --channel {self.channel}",
                 ccid=found.ccid,
             )
         same = sequence == found.approval.sequence

@@ -71,8 +71,8 @@ def _shown_run(
     deployment: Named, one: Supervisor | None, told: dict[str, str], **fields: Any
 ) -> Running:
     """Return a line about a run; `fields` are some of the fields, `told` are details."""
-    state = LaunchState.DOWN if one is None else one.state
-    error = one.error if one else None
+    if one and deployment.target is Target.STOPPED and one.target is Target.RUNNING:
+        one = None  # it runs for another name, or on another channel
     running = one.running if one else None
     next_try = one.next_try if one else None
     return Running(
@@ -80,10 +80,10 @@ def _shown_run(
         version=deployment.approval.version,
         sequence=deployment.approval.sequence,
         package_id=deployment.ccid,
-        state=_state(deployment, state),
+        state=_state(deployment, one.state if one else LaunchState.DOWN),
         since=iso_time(deployment.since if one is None else one.since),
         details={**(running.facts if running else {}), **told},
-        error=error.as_dict() if error else None,
+        error=one.error.as_dict() if one and one.error else None,
         failures=one.policy.failures if one else 0,
         last_end=f"{one.exit.text} at {iso_time(one.died_at)}"
         if one and one.exit and one.died_at
