@@ -77,7 +77,7 @@ def _page(rows: RangeResults | QueryResults, size: int, budget: Budget) -> Steps
             page.append(b"".join(_rows(found, "", more=False)))
             if not found or rows.exhausted or count >= size:
                 break
-            yield _pause(rows)
+            yield None
         while not rows.advance():
             yield _pause(rows)
         bookmark = rows.bookmark
@@ -122,7 +122,7 @@ def close_query(
 
 def _batch(call: Call, query: Query) -> list[bytes] | Steps:
     try:
-        if (query.rows and query.rows.slow) or not query.advance():
+        if not query.advance():
             return _later(call, query)
         rows, more = query.batch()
     except BaseException:

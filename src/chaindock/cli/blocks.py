@@ -167,13 +167,11 @@ def _lists(found: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     yield "arguments", [preview(arg) or '""' for arg in found["args"]]
     yield ("reads", [f"{_key(one)}  {_seen(one['version'])}" for one in found["reads"]])
     yield "ranges", [_range(one) for one in found["ranges"]]
-    yield (
-        "writes",
-        [
-            f"{_key(one)}  {'(deleted)' if one['is_delete'] else preview(one['value'])}"
-            for one in found["writes"]
-        ],
-    )
+    writes = [
+        f"{_key(one)}  {'(deleted)' if one['is_delete'] else preview(one['value'])}"
+        for one in found["writes"]
+    ]
+    yield "writes", writes
     labels = [f"{_key(one)}  {_names(one)}" for one in found["metadata_writes"]]
     yield "metadata", labels
     yield ("private data", [line for one in found["private"] for line in _private(one)])

@@ -290,11 +290,10 @@ class Committer:
     def trim_log(self) -> None:
         """Shorten the write-ahead log; never raises.
 
-        SQLite restarts the log by itself when a commit finds no reader that reads from
-        the log. Under constant load there always is such a reader, so the ledger holds
-        no transaction open meanwhile. If another reader does for 0.5 s, the next try
-        comes when the log has grown by its limit again. If private data that was removed
-        still stands in the log, `trim_again` tells the caller to try again.
+        SQLite restarts the log by itself when a commit finds no reader of it. Under constant
+        load there always is one, so the ledger holds no transaction open meanwhile. If another
+        reader does for 0.5 s, the next try comes when the log has grown by its limit again;
+        `trim_again`: or sooner, since private data that was removed still stands in it.
         """
         db = self._db
         if db is None:

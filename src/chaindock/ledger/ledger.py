@@ -50,12 +50,8 @@ class Ledger:
     """Blocks, world state and history in one SQLite file; an async context manager.
 
     All methods belong on the event loop. The plain ones are point reads of some
-    microseconds; they raise LedgerClosed when the ledger is not open, LedgerError when
-    the file cannot be read.
-
-    Entering raises LedgerError when the file cannot be opened or belongs to another
-    schema or channel, LedgerCorrupt when it contradicts itself, InvalidInput when the
-    genesis envelope is none.
+    microseconds; they raise LedgerClosed, or LedgerError if the file cannot be read.
+    Entering raises LedgerError, LedgerCorrupt, or InvalidInput if the genesis is none.
 
     The file at `path`, and its directory, are made when absent; but not if a file
     `marker` elsewhere says that the ledger was made. On the writer thread `signer`

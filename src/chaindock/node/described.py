@@ -165,19 +165,17 @@ def _effects(tx: ParsedTransaction) -> dict[str, Any]:
 
 
 def _range(ns: str, info: Any) -> dict[str, Any]:
-    raw = info.raw_reads.kv_reads
     hashed = info.HasField("reads_merkle_hashes")
+    reads = [
+        {"key": one.key, "version": [one.version.block_num, one.version.tx_num]}
+        for one in info.raw_reads.kv_reads
+    ]
     return {
         "namespace": ns,
         "start": info.start_key,
         "end": info.end_key,
         "exhausted": info.itr_exhausted,
-        "reads": None
-        if hashed
-        else [
-            {"key": one.key, "version": [one.version.block_num, one.version.tx_num]}
-            for one in raw
-        ],
+        "reads": None if hashed else reads,
     }
 
 

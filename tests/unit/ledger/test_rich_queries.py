@@ -286,6 +286,26 @@ async def test_what_takes_long_is_left_to_a_thread(tmp_path, more, files, old):
     assert left >= 4
 
 
+async def test_a_large_document_counts_while_it_waits_for_a_thread(ledger):
+    """And is not kept between two batches: a transaction may have a thousand queries."""
+    sizes = {"a": 1_200_000, "b": 1, "c": 3_000_000, "d": 1}
+    writes = {key: b'{"v":"%s"}' % (b"x" * size) for key, size in sizes.items()}
+    await commit(ledger, rwset(writes=writes))
+    with ledger.new_simulator(TxId("t")) as simulator:
+        results, held = simulator.open_query("cc", '{"selector":{}}'), simulator.held
+        waited, found = list[int](), list[str]()
+        while not results.exhausted:
+            while not results.advance():
+                if results.slow:
+                    waited.append(simulator.held - held)
+                    await asyncio.to_thread(results.slow)
+            assert results.slow is None
+            assert simulator.held - held < (3_100_000 if found else 1_300_000)
+            found += [KV.FromString(row).key for row in results.take(1)]
+        assert found == list("abcd")
+        assert [size // 100_000 for size in waited] == [12, 30]
+
+
 async def test_what_a_thread_refuses_ends_the_query(ledger):
     await commit(ledger, rwset(writes={"k": b'{"a": [%s0]}' % (b"0," * 100_000)}))
     many = [{"a": {"$elemMatch": {"$eq": n}}} for n in range(1, 20)]

@@ -67,10 +67,8 @@ class Judge:
             parsed = document = loaded(key, value)
         if not self._query.selector.matches(document, quick=quick):
             return None
-        place: Position | None = None
-        if written and not self._selects(document, quick=quick):
-            return None
-        if written and (place := self.place(key, document)) is None:
+        place = self._placed(key, document, quick=quick) if written else None
+        if written and place is None:
             return None
         if not shown:
             return Match(place, None)
@@ -81,11 +79,13 @@ class Judge:
             value = text_of(parsed)
         return Match(place, value)
 
-    def _selects(self, document: dict[str, Any], *, quick: bool) -> bool:
-        text = self._partial
-        if quick and not is_quick(text):
+    def _placed(
+        self, key: bytes, document: dict[str, Any], *, quick: bool
+    ) -> Position | None:
+        if quick and not is_quick(self._partial):
             raise Slow
-        return not text or parse_partial(text).selects(document, quick=quick)
+        chosen = parse_partial(self._partial or "{}").selects(document, quick=quick)
+        return self.place(key, document) if chosen else None
 
     def place(self, key: bytes, document: dict[str, Any]) -> Position | None:
         """Return where a document belongs; None = not in the index."""

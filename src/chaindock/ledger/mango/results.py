@@ -76,7 +76,8 @@ class QueryResults(Results):
         rows = self._scan.step(self._view, wanted, STEP_BYTES)
         self._hold(sum(map(_held, rows)))
         self._found += rows
-        full = len(rows) == wanted or self._held >= STEP_BYTES
+        if full := len(rows) == wanted or self._held >= STEP_BYTES:
+            self._scan.rest()  # until the next batch is wanted
         return full or self._scan.exhausted
 
     @property

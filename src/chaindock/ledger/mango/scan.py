@@ -71,6 +71,8 @@ class Scan:
     _superseded: Superseded | None = None
     _judged: tuple[tuple[bytes, Value], Match | InvalidInput | None] | None = None
     """A key and its value, and what `slow` has found of them."""
+    _waiting: int = 0
+    """What is held for `slow` and `_judged`."""
     _all_columns: bool = False
     """Whether rows of an index are read with its columns."""
     _chosen_next: Position | None = None
@@ -79,9 +81,8 @@ class Scan:
         query = self.query
         self._skipping = query.skip
         self._judge = Judge(query, self.plan)
-        self._all_columns = (
-            not self.plan.exact or query.skip > 0 or query.fields is not None
-        )
+        plain = self.plan.exact and not query.skip and query.fields is None
+        self._all_columns = not plain
         if query.bookmark:
             width = len(self.plan.columns)
             self._seen = self._given = position_of(query.bookmark, width)
@@ -130,15 +131,23 @@ class Scan:
     def _match(self, key: bytes, value: Value, *, shown: bool = True) -> Match | None:
         """Raises: InvalidInput. Slow: the step ends, and the next one begins here."""
         if self._judged is not None and self._judged[0] == (key, value):
-            found, self._judged = self._judged[1], None
+            found = self._judged[1]
+            self.rest()
             if isinstance(found, InvalidInput):
                 raise found
             return found
         try:
             return self._judge.match(key, value, shown=shown, quick=True)
         except Slow:
-            self.slow, self._judged = partial(self._ask, key, value), None
+            self.rest()
+            self.hold(waiting := len(value or ""))
+            self.slow, self._waiting = partial(self._ask, key, value), waiting
             raise
+
+    def rest(self) -> None:
+        """Keep nothing of a document that waits: the next step looks at it again."""
+        self.hold(-self._waiting)
+        self.slow, self._judged, self._waiting = None, None, 0
 
     def _ask(self, key: bytes, value: Value) -> None:
         query = self.query
