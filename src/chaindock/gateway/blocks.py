@@ -100,7 +100,9 @@ class BlockFeed:
         self._renew()
         if number in self._kept:
             self._kept.move_to_end(number)
-            return _batch(self._kept.get, number)
+            batch = _batch(self._kept.get, number)
+            await asyncio.sleep(0)  # others go on while many are passed over
+            return batch
         task = self._coming.get(number)
         if task is None:
             task = self._coming[number] = asyncio.ensure_future(self._read(number))

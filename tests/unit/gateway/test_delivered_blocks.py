@@ -1,5 +1,6 @@
 """What streams of blocks carry: as recorded, filtered, private; and to slow clients."""
 
+import asyncio
 import hashlib
 import threading
 from contextlib import AsyncExitStack
@@ -172,6 +173,27 @@ async def test_large_private_data_of_a_small_block_hold_up_nobody(place, monkeyp
     found = (await stream.next()).block_and_private_data.private_data_map[0]
     (one,) = found.ns_pvt_rwset[0].collection_pvt_rwset
     assert (one.rwset, loop in assembled) == (bytes(100_000), False)
+
+
+async def test_others_have_their_turn_while_blocks_are_passed_over(place):
+    """As by a listener for events that none of them has; all are in memory."""
+    for _ in range(20):
+        await place.commit()
+    feed, turns = place.feeds.of(place.channel), 0
+    await anext(feed.follow(0))
+    follower = feed.follow(0, 1)
+
+    async def counted() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.ensure_future(counted())
+    for _ in range(20):
+        await anext(follower)
+    counting.cancel()
+    assert turns >= 20
 
 
 # --- forms
