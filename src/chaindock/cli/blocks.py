@@ -160,10 +160,8 @@ def _summary(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _lists(found: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    yield (
-        "requests of the chaincode",
-        [_times(kind, *known) for kind, known in (found["requests"] or {}).items()],
-    )
+    asked = (found["requests"] or {}).items()
+    yield "requests of the chaincode", [_times(kind, *known) for kind, known in asked]
     yield "arguments", [preview(arg) or '""' for arg in found["args"]]
     yield ("reads", [f"{_key(one)}  {_seen(one['version'])}" for one in found["reads"]])
     yield "ranges", [_range(one) for one in found["ranges"]]

@@ -258,8 +258,7 @@ def _authorities(home: Home) -> list[bytes]:
 def verify(home: Home) -> dict[str, int]:
     """Check each page and block of the ledgers; return their heights by channel.
 
-    Raises: NotFound: the home has no ledger. LedgerCorrupt: says what is damaged.
-    LedgerError: a file cannot be read.
+    Raises: NotFound: the home has no ledger. LedgerCorrupt, LedgerError.
     """
     return {file.stem: _verify(file) for file in _require_ledgers(home)}
 
@@ -277,9 +276,7 @@ def _verify(path: Path) -> int:
 def rebuild(home: Home, warn: Callable[[str], None]) -> dict[str, int]:
     """Make the state of each ledger anew; return their heights by channel.
 
-    `warn` is called with a text if the blocks give another height than the file recorded.
-
-    Raises: NodeAlreadyRunning. NotFound, LedgerCorrupt, LedgerError: as `rebuild_file`.
+    `warn`: as for `rebuild_file`. Raises: NodeAlreadyRunning, NotFound, and as that does.
     """
     files = _require_ledgers(home)
     with home.locked():

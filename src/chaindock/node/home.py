@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -71,8 +72,7 @@ class Home:
     def channels(self) -> list[ChannelId]:
         """Return the channels whose ledgers were made, by name.
 
-        Removes what a crash left of a channel that was to be removed. Raises:
-            StorageError.
+        Removes what a crash left of a channel that was to be removed. Raises: StorageError.
         """
         for path in self.organizations.glob(f"*{_REMOVED}"):
             self._remove_ledger(path.stem)
@@ -138,6 +138,11 @@ class Home:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._take(fd)
+            with self._writing():  # what a crash left has copies of private data
+                for folder in self.root.glob(".load-*"):
+                    shutil.rmtree(folder)
+                for file in self.ledgers.glob("*.rebuilt*"):
+                    file.unlink()
             try:
                 yield
             finally:

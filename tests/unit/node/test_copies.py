@@ -288,6 +288,20 @@ async def test_a_file_that_is_no_copy_is_refused(world, tmp_path, members: Any):
     assert await world.state() == {"k": b"1"}
 
 
+async def test_what_a_killed_load_or_rebuild_left_goes_with_the_next_start(world):
+    """It has private data, also what is purged later, and may be large."""
+    left = world.home.root / ".load-1234abcd"
+    left.mkdir()
+    (left / f"{CHANNEL}.db").write_bytes(b"secret")
+    rebuilt = world.home.ledgers / f"{CHANNEL}.db.rebuilt"
+    for path in (rebuilt, rebuilt.with_name(f"{rebuilt.name}-wal")):
+        path.write_bytes(b"secret")
+    with world.home.locked():
+        assert not left.exists()
+        assert [path.name for path in world.home.ledgers.iterdir()] == [f"{CHANNEL}.db"]
+    assert await world.state() == {"k": b"1"}
+
+
 async def test_reset_removes_ledgers_and_keeps_identities(world):
     user = world.org.user("User1").creator
     assert reset(world.home) == [CHANNEL]
