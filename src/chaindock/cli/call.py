@@ -35,9 +35,8 @@ _POLICY_FAILURE = 10
 _POLICY_HINTS = {
     True: "leave out --endorsers: the node then asks the organisations that the policies "
     "need",
-    False: "the organisations whose keys this node has do not satisfy the policies of "
-    "what was written: see chaindock org ls, and the policies with chaindock ps; a key "
-    "or a collection can have a policy of its own",
+    False: "the organisations whose keys this node has do not satisfy all policies: see "
+    "chaindock org ls, chaindock ps; a key or a collection can have a policy of its own",
 }
 """Next step after a policy failed, by whether the user named endorsers."""
 _SHOWN_VALUES = 3

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import io
 import os
+import re
 import sys
 from typing import Any
 
@@ -75,6 +76,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 """Heading of the help → command → (module of chaindock.cli, first line of its help)."""
 
 COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
+_OURS = re.compile(r"chaindock (state|block|snapshot|org|start|logs|invoke) [^;,()]+")
+"""Commands in hints of the node, which does not know what --channel the user gave."""
 
 
 class Root(click.Group):
@@ -157,10 +160,10 @@ class Root(click.Group):
                 # --json may stand behind what could not be understood.
                 options = given[: given.index("--")] if "--" in given else given
                 as_json = session.json or "--json" in options
-                return _show(error, as_json=as_json)
+                return _show(session, error, as_json=as_json)
 
 
-def _show(error: Exception, *, as_json: bool) -> int:
+def _show(session: Session, error: Exception, *, as_json: bool) -> int:
     if isinstance(error, BrokenPipeError):
         raise error
     if isinstance(error, OSError):
@@ -172,6 +175,8 @@ def _show(error: Exception, *, as_json: bool) -> int:
         show.show_error(told, as_json=as_json)
         return error.exit_code
     if isinstance(error, ChaindockError):
+        if session.channel and error.hint and "--channel" not in error.hint:
+            error.hint = _OURS.sub(rf"\g<0> --channel {session.channel}", error.hint)
         show.show_error(error, as_json=as_json)
         return show.exit_status(error)
     import traceback

@@ -66,8 +66,7 @@ class Members:
             raise NotFound(
                 f"organisation {mspid!r} is none of those of channel {self._channel!r} "
                 f"whose keys this node has: {', '.join(self._known)}",
-                hint=f"see them: chaindock org ls --channel {self._channel}; add one: "
-                f"chaindock org add NAME --channel {self._channel}",
+                hint="see them: chaindock org ls; add one: chaindock org add NAME",
                 mspid=mspid,
             )
         return found

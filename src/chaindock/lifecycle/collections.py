@@ -155,8 +155,7 @@ def _check_principal(
         )
     raise InvalidInput(
         f"{here}collection member '{mspid}' is not part of the channel",
-        hint="let it join: chaindock org add "
-        f"{mspid.removesuffix('MSP')} --channel NAME",
+        hint=f"let it join: chaindock org add {mspid.removesuffix('MSP')}",
     )
 
 

@@ -88,7 +88,9 @@ def test_get_of_an_absent_key_says_whether_it_was_deleted(run, ledger):
     result = run("state", "get", "cc", "k")
     assert result.exit_code == 5
     assert "'cc' has no key 'k'" in result.stderr
-    assert "chaindock state ls cc" in result.stderr
+    assert "hint: list the keys: chaindock state ls cc\n" in result.stderr
+    there = run("state", "get", "cc", "k", "-C", "mychannel", "--json")
+    assert json.loads(there.stdout)["hint"].endswith("ls cc --channel mychannel")
     put(ledger, k=b"1")
     put(ledger, k=b"")
     assert "was deleted by transaction" in run("state", "get", "cc", "k").stderr

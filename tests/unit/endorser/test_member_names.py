@@ -34,7 +34,7 @@ async def test_an_unknown_organisation_is_answered_with_the_next_step(
 ) -> None:
     with pytest.raises(NotFound) as found:
         members.get("Nix")
-    assert "chaindock org add NAME --channel" in str(found.value.hint)
+    assert "chaindock org add NAME" in str(found.value.hint)
     with pytest.raises(NotFound) as found:
         await node.caller.invoke("basic", [b"get"], signer=node.user, endorsers=["Nix"])
     assert "chaindock org ls" in str(found.value.hint)

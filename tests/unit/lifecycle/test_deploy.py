@@ -377,7 +377,7 @@ async def test_collections_that_cannot_be_committed_are_refused_before_the_build
             )
         assert said in caught.value.message
         hint = caught.value.hint
-    assert hint == "let it join: chaindock org add Org2 --channel NAME"
+    assert hint == "let it join: chaindock org add Org2"
     assert len(node.runtime.log) == launches
     await node.quiet()
     assert len(node.store.list()) == 1
