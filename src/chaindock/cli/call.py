@@ -33,8 +33,7 @@ _PEER_OPTIONS = {"--channelID", "-n", "--name", "-c", "--ctor"}
 _ERROR_STATUS = 400
 _POLICY_FAILURE = 10
 _POLICY_HINTS = {
-    True: "leave out --endorsers: the node then asks the organisations that the policies "
-    "need",
+    True: "leave out --endorsers: the node then asks those that the policies need",
     False: "the organisations whose keys this node has do not satisfy all policies: see "
     "chaindock org ls, chaindock ps; a key or a collection can have a policy of its own",
 }

@@ -176,8 +176,7 @@ class Endorser:
                 raise NotFound(
                     f"organisation {mspid!r} has no peer on this node, which has those of "
                     f"{', '.join(self.peers)}",
-                    hint="see them: chaindock org ls; start one that is stopped: chaindock "
-                    f"org start {mspid}",
+                    hint=f"see them: chaindock org ls; start it: chaindock org start {mspid}",
                     mspid=mspid,
                 )
         return found
