@@ -288,7 +288,7 @@ def _no_peers(proposal: Proposal, targets: Sequence[str]) -> Refusal:
 def _no_metadata(proposal: Proposal) -> Refusal:
     text = f"No metadata was found for chaincode {proposal.called} in channel "
     text = f"{_UNPLANNED}{text}{proposal.channel}"
-    if proposal.transient:
+    if proposal.transient and proposal.called not in UNSIMULATED:
         text = _OWN.format("endorsing") + _PROTECT
     return Refusal(Status.FAILED_PRECONDITION, text)
 

@@ -84,6 +84,8 @@ async def test_calls_with_secrets_of_what_no_peer_has(one: Gateways) -> None:
     unplanned = Ended("FAILED_PRECONDITION", own.format("endorsing"))
     assert await one.endorse(name="absent", transient=secret) == unplanned
     assert await one.endorse(channel="no", transient=secret) == unplanned
+    ended = await one.endorse(name="qscc", transient=secret)  # each peer has it
+    assert "No metadata was found for chaincode qscc" in ended.text
     missing = "failed to find any endorsing peers for org(s): Org1MSP"
     how = {"transient": secret, "orgs": ["Org1MSP"]}
     assert await one.endorse(name="absent", **how) == Ended("UNAVAILABLE", missing)
