@@ -140,7 +140,7 @@ class Home:
             self._take(fd)
             with self._writing():  # what a crash left has copies of private data
                 for folder in self.root.glob(".load-*"):
-                    shutil.rmtree(folder)
+                    shutil.rmtree(folder, ignore_errors=True)
                 for file in self.ledgers.glob("*.rebuilt*"):
                     file.unlink()
             try:
