@@ -51,8 +51,8 @@ def ps(session: Session, *, calls: bool) -> None:
     elif calls:
         _show_calls(found)
     else:
-        several = len({one["channel"] for one in found}) > 1
-        first = {"CHANNEL": lambda one: one["channel"]} if several else {}
+        named = {session.client().status()["channel"]} != {r["channel"] for r in found}
+        first = {"CHANNEL": lambda one: one["channel"]} if named else {}
         show.table(found, **first, **_COLUMNS)
         for one in found:
             for text in _remarks(one):

@@ -85,3 +85,12 @@ def test_ps_names_the_channels_first_when_there_are_several(run, basic, monkeypa
         ["mychannel", "basic"],
         ["trades", "basic"],
     ]
+
+
+def test_ps_names_the_channel_that_is_not_the_first(run, basic, monkeypatch):
+    """Commands without --channel are about another one."""
+    (one,) = json.loads(run("ps", "--json").stdout)
+    assert "CHANNEL" not in run("ps").stdout
+    monkeypatch.setattr(AdminClient, "ps", lambda _: [{**one, "channel": "trades"}])
+    head, row = run("ps").stdout.splitlines()
+    assert (head.split()[0], row.split()[0]) == ("CHANNEL", "trades")
