@@ -27,8 +27,7 @@ async def chaincode_events(
     channels: Mapping[str, Channel], feeds: Feeds, raw: bytes, context: Context
 ) -> None:
     """Send the events that a client asks for until it leaves."""
-    work = partial(requests.events, raw)
-    request, signed = await off_loop(len(raw), work)
+    request, signed = await off_loop(len(raw), partial(requests.events, raw))
     resource = "gateway/ChaincodeEvents"
     channel = await requests.opened(channels, resource, request, signed)
     del raw, signed

@@ -75,8 +75,7 @@ def service(
     }
     joined = Joined(channels, seat.mspid)
     events = {"ChaincodeEvents": partial(chaincode_events, joined, feeds)}
-    limit = options.gateway_calls
-    return Service("gateway.Gateway", unary, feeds=events, limit=limit)
+    return Service("gateway.Gateway", unary, feeds=events, limit=options.gateway_calls)
 
 
 class Gateway:
@@ -252,8 +251,7 @@ class Gateway:
 
     async def commit_status(self, raw: bytes, _context: Context) -> bytes:
         """Return where a transaction is on the ledger; wait until it is there."""
-        work = partial(requests.commit_status, raw)
-        request, signed = await off_loop(len(raw), work)
+        request, signed = await off_loop(len(raw), partial(requests.commit_status, raw))
         resource = "gateway/CommitStatus"
         channel = await requests.opened(self._channels, resource, request, signed)
         try:
