@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 import tracemalloc
 from typing import TYPE_CHECKING
 
@@ -195,6 +196,24 @@ async def test_a_client_that_reads_nothing_costs_little(
     await asyncio.sleep(0.02)
     assert connection.transport.get_write_buffer_size() < most
     connection.close()
+    await eventually(lambda: not calls.server._guests)
+    await raw.close()
+
+
+async def test_what_a_call_has_left_goes_if_nobody_takes_it(calls: Calls):
+    raw = await Raw.dial(calls.port, update(0, 2**30) + setting(4, 2**30))
+    raw._reader._transport.pause_reading()  # type: ignore[attr-defined]
+    raw.send(request(1, "Pour", b"2000 10000 25"))
+    (connection,) = calls.server._guests
+    await eventually(lambda: connection.full)
+    (stream,) = connection.streams.values()
+    assert stream.task is not None
+    stream.task.cancel()
+    await eventually(lambda: not connection.streams)
+    connection.look(time.monotonic() + 15)
+    assert not connection._leaving
+    for later_s in (25, 30):
+        connection.look(time.monotonic() + later_s)
     await eventually(lambda: not calls.server._guests)
     await raw.close()
 
