@@ -239,7 +239,7 @@ _CAUSES = {
     "not-executable": "the program is not executable",
     "not-found": "there is no such program",
     "removed": "somebody removed it",
-    "engine-gone": "its engine went away",
+    "engine-gone": "its engine does not answer",
 }
 
 

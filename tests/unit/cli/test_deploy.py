@@ -373,7 +373,10 @@ def test_ps_says_what_comes_next(changes, told):
             {"cause": "not-found", "exit_code": 127, "registered": False},
             "exit code 127, there is no such program, before it registered",
         ),
-        ({"cause": "engine-gone", "registered": True}, "its engine went away, after"),
+        (
+            {"cause": "engine-gone", "registered": True},
+            "its engine does not answer, after",
+        ),
         ({"cause": "oom", "oom": True, "signal": 9}, "out of memory, signal SIGKILL"),
     ],
 )
