@@ -80,8 +80,8 @@ class BlockFeed:
         self._kept_bytes = 0
         self._coming: dict[int, asyncio.Task[Batch]] = {}
         self._outcomes: Waiters[int, Batch] = Waiters()
-        self._due, self._size = 0.0, 0
-        """When new blocks are given at the earliest, of the loop's clock; bytes of one."""
+        self._due = 0.0
+        """When new blocks are given at the earliest, of the clock of the loop."""
         self._reverts = 0
         self._private: tuple[Any, asyncio.Task[list[PrivateSet]] | None] = (0, None)
 
@@ -117,9 +117,10 @@ class BlockFeed:
 
     async def _read(self, number: int) -> Batch:
         await self.ledger.wait_above(number)
-        waiting = self.ledger.height - number
+        waiting, before = self.ledger.height - number, self._kept.get(number - 1)
+        size = len(before.full) if before else 0
         # Not if no further one would come with them.
-        if waiting < _MANY and (waiting + 1) * self._size <= _BATCH_BYTES:
+        if waiting < _MANY and (waiting + 1) * size <= _BATCH_BYTES:
             await asyncio.sleep(self._due - _now())
         reverts = len(self.ledger.reverted_to)
         try:
@@ -132,7 +133,6 @@ class BlockFeed:
             raise self.ledger.reverted()
         self._renew()
         for block in batch.blocks:
-            self._size = len(block.full)
             if block.number not in self._kept:
                 self._kept[block.number] = block
                 self._kept_bytes += block.cost
