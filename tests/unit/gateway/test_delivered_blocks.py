@@ -199,15 +199,14 @@ async def test_others_have_their_turn_while_blocks_are_passed_over(place):
 async def test_who_reads_old_large_blocks_ends_no_pause_of_others(place, monkeypatch):
     monkeypatch.setattr("chaindock.gateway.blocks._CACHED_BYTES", 1)
     large = rwset(writes={"k": bytes(400_000)})
-    for _ in range(2):
-        envelope = transaction(large, channel=CHANNEL).envelope
-        last = await place.commit_envelope(envelope, MVCC)
+    made = [transaction(large, channel=CHANNEL).envelope for _ in range(2)]
+    first, _ = [await place.commit_envelope(one, MVCC) for one in made]
     feed, now = place.feeds.of(place.channel), asyncio.get_running_loop().time
     newest = await place.commit()
     await anext(feed.follow(newest))
     waiting = asyncio.ensure_future(anext(feed.follow(newest + 1)))
     await asyncio.sleep(0)
-    await anext(feed.follow(last - 1, 1))
+    await anext(feed.follow(first, 1))
     until = feed._due = now() + 0.2
     await place.commit()
     await waiting
