@@ -139,9 +139,8 @@ class Connection(Wire):
     def look(self, now: float) -> None:
         """Close it if it is of no use any more, and ping the other side if it is silent."""
         limits = self.limits
-        idle_s = (
-            _PONG_S if self.full else limits.idle_s
-        )  # it holds what a call has left
+        # A full one holds what a call has left.
+        idle_s = _PONG_S if self.full else limits.idle_s
         if self._pinged_at is not None and self._heard < self._pinged_at:
             if now - self._pinged_at > _PONG_S:
                 self.abort()
