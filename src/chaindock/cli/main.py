@@ -77,7 +77,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 
 COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 _OURS = re.compile(r"chaindock (state|block|snapshot|org|start|logs|invoke) [^;,()]+")
-"""Commands in hints of the node, which does not know what --channel the user gave."""
+"""Commands in hints, which are the same for all channels."""
 
 
 class Root(click.Group):

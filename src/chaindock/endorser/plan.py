@@ -144,7 +144,7 @@ def _missing(*protected: str) -> EndorsersMissing:
             f"collections {', '.join(protected)} and would see the transient data"
         )
         hint = "give the collection a policy that its members alone satisfy; if others "
-        hint += "may see the data, name all: chaindock invoke --endorsers MSPID,..."
+        hint += "may see the data, name all with --endorsers"
     return EndorsersMissing(text, hint=hint, protected=protected)
 
 

@@ -82,6 +82,7 @@ CREATE TABLE transient (tx_id TEXT PRIMARY KEY, height INTEGER NOT NULL,
 CREATE INDEX transient_height ON transient (height);
 """
 _ENDINGS = ("", "-wal", "-shm")
+REBUILT = ".rebuilt"
 """Of the files of a database."""
 PRIVATE_SINCE = 3
 """Earlier schemas have no private data, snapshots or indexes."""

@@ -22,6 +22,7 @@ from chaindock.ids import ChannelId
 from chaindock.ledger.blocks import check_block
 from chaindock.ledger.database import (
     PRIVATE_SINCE,
+    REBUILT,
     connect_reader,
     connect_writer,
     corrupt,
@@ -61,13 +62,13 @@ _HASHED: Final = """
   WHERE (old.name IS NULL OR sha256(CAST(old.name AS BLOB)) IS old.key)
   AND (old.plain IS NULL OR sha256(CAST(old.plain AS BLOB)) IS old.value)
 """
-_PRIVATE: Final = f"""
+_PRIVATE: Final = """
 UPDATE private SET name=CAST(old.name AS BLOB), plain=CAST(old.plain AS BLOB),
   labelled=max(private.labelled, old.labelled) FROM former.private old
-  JOIN former.namespaces was ON was.id=old.ns {_HASHED}
+  JOIN former.namespaces was ON was.id=old.ns {}
   AND private.ns=now.id AND private.key=old.key AND private.block=old.block
   AND private.tx=old.tx AND private.value IS old.value AND (old.name IS NOT NULL OR old.labelled>1)
-"""  # noqa: S608  # constants
+"""
 _LOST: Final = """
 SELECT (SELECT count(*) FROM former.private WHERE ns>0 AND plain IS NOT NULL)
   - (SELECT count(*) FROM main.private WHERE plain IS NOT NULL)
@@ -77,12 +78,12 @@ _NAMES: Final = (
     "SELECT ns, collection FROM former.namespaces"
 )
 # Of transactions that are not valid, rebuilding makes no rows.
-_REFUSED: Final = f"""
+_REFUSED: Final = """
 INSERT INTO private SELECT NULL, -now.id, key, old.block, tx, superseded, labelled, expires,
   metadata, value, CAST(name AS BLOB), CAST(plain AS BLOB) FROM former.private old
   JOIN main.transactions t ON t.block=old.block AND t.position=tx
-  JOIN former.namespaces was ON was.id=-old.ns {_HASHED}
-"""  # noqa: S608  # constants
+  JOIN former.namespaces was ON was.id=-old.ns {}
+"""
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,8 @@ def rebuild_file(
     """Make a ledger anew; return how many blocks it has.
 
     Blocks are checked and taken over, and so are private data, snapshots and indexes as far
-    as they can be read and fit the blocks; with `whole` anything else is an error, unless
-    the schema had none yet.
+    as they can be read and fit the blocks. With `whole` it is an error if they cannot be
+    read, unless the schema had none yet, or if a private value fits no hash in a block.
     `warn` is called with a text if the blocks give another height than the file recorded.
 
     Raises: LedgerCorrupt: a block is damaged. LedgerError: the file is no ledger of the
@@ -166,7 +167,7 @@ def rebuild_file(
         raise LedgerError(f"there is no ledger {str(path)!r}", path=path)
     with closing(connect_reader(path, channel)) as db:  # refuses what is no such ledger
         whole = whole and schema_of(db) >= PRIVATE_SINCE
-    new = path.with_name(path.name + ".rebuilt")
+    new = path.with_name(path.name + REBUILT)
     remove_database(new)
     facts = {"hint": "check free space and permissions", "path": path}
     try:
@@ -196,7 +197,7 @@ def _fill(
     db: sqlite3.Connection, path: Path, channel: ChannelId, *, whole: bool
 ) -> tuple[int, Any]:
     """Fill the new file; return its height, and that of `path`, None if unreadable."""
-    recorded = None
+    recorded, refused = None, _REFUSED.format(_HASHED)
     db.execute("ATTACH ? AS former", (str(path),))
     db.create_function("sha256", 1, lambda data: sha256(data).digest())
     with immediate(db):
@@ -207,7 +208,7 @@ def _fill(
             ("snapshots", partial(db.execute, _META)),
             ("private data", partial(_take_private, db, path)),
             ("names of collections", partial(db.execute, _NAMES)),
-            ("private data of refused transactions", partial(db.execute, _REFUSED)),
+            ("private data of refused transactions", partial(db.execute, refused)),
             ("private data of transactions to come", partial(db.execute, _TRANSIENT)),
             ("indexes of rich queries", partial(take_over, db)),
         ):
@@ -227,6 +228,6 @@ def _fill(
 
 
 def _take_private(db: sqlite3.Connection, path: Path) -> None:
-    db.execute(_PRIVATE)
+    db.execute(_PRIVATE.format(_HASHED))
     if lost := db.execute(_LOST).fetchone()[0]:
         raise corrupt(path, f"private values that fit no hash in a block: {lost}")

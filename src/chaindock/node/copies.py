@@ -34,7 +34,7 @@ from chaindock.ledger.database import (
 from chaindock.ledger.packing import read_block
 from chaindock.ledger.rebuild import rebuild_file, verify_all
 from chaindock.lifecycle.targets import TargetState
-from chaindock.node.home import Home
+from chaindock.node.home import LOADING, Home
 
 _FORMAT: Final = 1
 _MANIFEST: Final = "manifest.json"
@@ -93,7 +93,7 @@ def load(home: Home, source: Path) -> dict[str, Any]:
     with (
         home.locked(),
         storing("cannot load the copy", source, hint),
-        tempfile.TemporaryDirectory(dir=home.root, prefix=".load-") as scratch,
+        tempfile.TemporaryDirectory(dir=home.root, prefix=LOADING) as scratch,
     ):
         folder = Path(scratch)
         manifest = _unpack(source, folder)

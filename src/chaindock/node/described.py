@@ -165,7 +165,6 @@ def _effects(tx: ParsedTransaction) -> dict[str, Any]:
 
 
 def _range(ns: str, info: Any) -> dict[str, Any]:
-    hashed = info.HasField("reads_merkle_hashes")
     reads = [
         {"key": one.key, "version": [one.version.block_num, one.version.tx_num]}
         for one in info.raw_reads.kv_reads
@@ -175,7 +174,7 @@ def _range(ns: str, info: Any) -> dict[str, Any]:
         "start": info.start_key,
         "end": info.end_key,
         "exhausted": info.itr_exhausted,
-        "reads": None if hashed else reads,
+        "reads": None if info.HasField("reads_merkle_hashes") else reads,
     }
 
 

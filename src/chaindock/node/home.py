@@ -22,10 +22,11 @@ from chaindock.config.environment import require_own
 from chaindock.durable import storing, sync_folder, write_file
 from chaindock.errors import NodeAlreadyRunning, NodeError, StorageError, os_errors_as
 from chaindock.ids import ChannelId, require_channel
-from chaindock.ledger.database import remove_database
+from chaindock.ledger.database import REBUILT, remove_database
 
 _REMOVED: Final = ".removed"
 """Ending of the marker of a ledger that is about to be removed."""
+LOADING: Final = ".load-"
 _NEXT_START: Final = "check the permissions; the next start of the node tries again"
 _DEAD_HOLD_S: Final = 2.0
 _LOOK_S: Final = 0.02
@@ -139,10 +140,10 @@ class Home:
         try:
             self._take(fd)
             with self._writing():  # what a crash left has copies of private data
-                for folder in self.root.glob(".load-*"):
+                for folder in self.root.glob(f"{LOADING}*"):
                     shutil.rmtree(folder, ignore_errors=True)
-                for file in self.ledgers.glob("*.rebuilt*"):
-                    file.unlink()
+                for file in self.ledgers.glob(f"*{REBUILT}"):
+                    remove_database(file)
             try:
                 yield
             finally:

@@ -139,8 +139,7 @@ class Connection(Wire):
     def look(self, now: float) -> None:
         """Close it if it is of no use any more, and ping the other side if it is silent."""
         limits = self.limits
-        # A full one holds what a call has left.
-        idle_s = _PONG_S if self.full else limits.idle_s
+        idle_s = _PONG_S if self.full else limits.idle_s  # full of what a call has left
         if self._pinged_at is not None and self._heard < self._pinged_at:
             if now - self._pinged_at > _PONG_S:
                 self.abort()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hpack import Decoder, Encoder
 
@@ -91,6 +91,10 @@ class Raw:
 
     async def drain(self) -> None:
         await self._writer.drain()
+
+    def read_no_more(self) -> None:
+        """Leave what the other side sends to the system."""
+        cast("asyncio.Transport", self._writer.transport).pause_reading()
 
     async def next(self) -> Frame | None:
         """Return the next frame; None = the connection has ended."""

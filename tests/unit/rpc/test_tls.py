@@ -62,7 +62,8 @@ async def test_a_client_may_change_its_keys_but_not_without_end(
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        assert client.stdin is not None
+        keyboard = client.stdin
+        assert keyboard is not None
         await eventually(lambda: any(one.shaken for one in calls.server._guests), 5)
         (connection,) = calls.server._guests
         tls = connection._tls
@@ -71,13 +72,13 @@ async def test_a_client_may_change_its_keys_but_not_without_end(
         async def change() -> None:
             """Change the client's keys, and ask for those of the other side."""
             heard = connection._heard
-            client.stdin.write(b"K\n")  # type: ignore[union-attr]
+            keyboard.write(b"K\n")
             await eventually(lambda: connection._heard > heard, 5)
 
         await change()
         await change()  # TLS answers the change before
         assert not tls._out.pending
-        client.stdin.write(h.PREFACE + request(1, "Echo", b"said"))
+        keyboard.write(h.PREFACE + request(1, "Echo", b"said"))
         assert client.stdout is not None
         async with asyncio.timeout(5):
             await client.stdout.readuntil(b"said")

@@ -186,7 +186,7 @@ async def test_a_client_that_reads_nothing_costs_little(
     calls: Calls, asked: bytes, most: int
 ):
     raw = await Raw.dial(calls.port, update(0, 2**30) + setting(4, 2**30))
-    raw._reader._transport.pause_reading()  # type: ignore[attr-defined]
+    raw.read_no_more()
     raw.send(request(1, "Pour", asked))
     (connection,) = calls.server._guests
     await eventually(lambda: connection.full)
@@ -202,7 +202,7 @@ async def test_a_client_that_reads_nothing_costs_little(
 
 async def test_what_a_call_has_left_goes_if_nobody_takes_it(calls: Calls):
     raw = await Raw.dial(calls.port, update(0, 2**30) + setting(4, 2**30))
-    raw._reader._transport.pause_reading()  # type: ignore[attr-defined]
+    raw.read_no_more()
     raw.send(request(1, "Pour", b"2000 10000 25"))
     (connection,) = calls.server._guests
     await eventually(lambda: connection.full)
@@ -223,7 +223,7 @@ async def test_a_closed_connection_does_not_wait_for_a_client_that_reads_nothing
 ):
     monkeypatch.setattr("chaindock.rpc.connection._PONG_S", 0.05)
     raw = await Raw.dial(calls.port, update(0, 2**30) + setting(4, 2**30))
-    raw._reader._transport.pause_reading()  # type: ignore[attr-defined]
+    raw.read_no_more()
     await eventually(lambda: calls.server._guests)
     (connection,) = calls.server._guests
     while not connection.transport.get_write_buffer_size():
@@ -321,7 +321,7 @@ async def test_a_client_that_ends_its_direction_and_reads_nothing_has_left(
     calls: Calls,
 ):
     raw = await Raw.dial(calls.port, update(0, 2**30) + setting(4, 2**30))
-    raw._reader._transport.pause_reading()  # type: ignore[attr-defined]
+    raw.read_no_more()
     raw.send(request(1, "Pour", b"2000 10000") + request(3, "Wait", b""))
     await eventually(lambda: calls.begun)
     (connection,) = calls.server._guests
