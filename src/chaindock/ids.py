@@ -15,11 +15,13 @@ Ccid = NewType("Ccid", str)
 TxId = NewType("TxId", str)
 """64 lower-case hex characters: SHA-256 of nonce and creator."""
 ChannelId = NewType("ChannelId", str)
+SpaceName = tuple[str, str]
+"""Namespace, and collection; "" = the public state."""
 
 CHANNEL_ENDORSEMENT = "/Channel/Application/Endorsement"
+"""The policy of definitions that carry no other."""
 CHANNEL_WRITERS = "/Channel/Application/Writers"
 LIFECYCLE = "_lifecycle"
-"""The policy of definitions that carry no other."""
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _NAME = re.compile(r"[a-zA-Z0-9]+([-_][a-zA-Z0-9]+)*")

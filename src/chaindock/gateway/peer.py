@@ -115,8 +115,8 @@ class Peer:
             watch.endorsed = response.status < ERROR_STATUS
             if response.status < 500:
                 return messages.ProposalResponse(response=response)
-            outcome = Outcome(response, None)
-            return respond(proposal, outcome, "syscc", b"")
+            make = partial(respond, proposal, Outcome(response, None), "syscc", b"")
+            return await off_loop(size, make)
 
     def _local(self) -> Msps:
         found = self._organizations.find(self._mspid)

@@ -22,7 +22,7 @@ from fabric_protos.peer import transaction_pb2 as codes
 from fabric_protos.peer.lifecycle import db_pb2
 from google.protobuf.message import DecodeError
 
-from chaindock.ids import LIFECYCLE, ChannelId
+from chaindock.ids import LIFECYCLE, ChannelId, SpaceName
 from chaindock.ledger.blocks import Change, ChangeKey, check_block
 from chaindock.ledger.database import corrupt, insert
 from chaindock.ledger.packing import read_block, store_block
@@ -73,7 +73,7 @@ def remove_kept(
 
 def read_kept(
     db: sqlite3.Connection, tx: ParsedTransaction, *, valid: bool
-) -> dict[tuple[str, str], Secrets]:
+) -> dict[SpaceName, Secrets]:
     """Return private data of a transaction by space; `valid`: it is missed if absent."""
     expected = {
         (space.ns, space.collection): space.private_hash
@@ -82,7 +82,7 @@ def read_kept(
     }
     if not expected:
         return {}
-    found: dict[tuple[str, str], Secrets] = {}
+    found: dict[SpaceName, Secrets] = {}
     for (sets,) in db.execute(_KEPT, (tx.tx_id,)):
         found |= _fitting(sets, expected)
         if len(found) == len(expected):
@@ -95,8 +95,8 @@ def read_kept(
 
 
 def _fitting(
-    sets: bytes, expected: Mapping[tuple[str, str], bytes]
-) -> dict[tuple[str, str], Secrets]:
+    sets: bytes, expected: Mapping[SpaceName, bytes]
+) -> dict[SpaceName, Secrets]:
     """Return the private data in `sets` that has the expected hashes."""
     found = {}
     for ns in rwset_pb2.TxPvtReadWriteSet.FromString(sets).ns_pvt_rwset:
@@ -155,7 +155,7 @@ class Effects:
         self,
         tx: ParsedTransaction,
         position: int,
-        secrets: Mapping[tuple[str, str], Secrets],
+        secrets: Mapping[SpaceName, Secrets],
         *,
         valid: bool = True,
     ) -> None:

@@ -17,12 +17,10 @@ from typing import Any, TypeVar
 from fabric_protos.ledger.rwset import rwset_pb2
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 
+from chaindock.ids import SpaceName
 from chaindock.ledger.budget import ENTRY_BYTES
 from chaindock.ledger.encoding import LEAD, SHORT, Row, Version, part, version_field
 from chaindock.ledger.encoding import field as encoded
-
-SpaceName = tuple[str, str]
-"""namespace, collection ("" = public)"""
 
 T = TypeVar("T", str, bytes)
 _SLICE = 20_000

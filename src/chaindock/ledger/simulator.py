@@ -18,7 +18,7 @@ from typing import Final, Self
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerError, ReadOnlyViolation
-from chaindock.ids import TxId
+from chaindock.ids import SpaceName, TxId
 from chaindock.ledger.budget import ENTRY_BYTES, Budget, text_bytes
 from chaindock.ledger.couchdb import require_storable
 from chaindock.ledger.encoding import Version
@@ -78,15 +78,15 @@ class Simulator:
         self.strict = strict
         self.budget = Budget(MAX_HELD_BYTES, f"transaction {tx_id}")
         self.held = 0
-        self.private_reads: set[tuple[str, str]] = set()
+        self.private_reads: set[SpaceName] = set()
         self._snapshot: Snapshot | None = snapshot
-        self._records: dict[tuple[str, str], Record] = defaultdict(Record)
+        self._records: dict[SpaceName, Record] = defaultdict(Record)
         self._ranges: list[RangeRecord] = []
         self._queried = ""
         """The query that forbids writes, if one was made."""
         self._written = False
         self._taken = self._sealed = False
-        self._private: dict[tuple[str, str], bytes] | None = None
+        self._private: dict[SpaceName, bytes] | None = None
 
     def get_state(self, ns: str, key: str) -> bytes | None:
         """Return the committed value, None if the key is absent; records the read."""
@@ -143,7 +143,7 @@ class Simulator:
         self.saw((ns, collection), key, row and row[1:])
         return row and row[0]
 
-    def saw(self, space: tuple[str, str], key: str, version: Version | None) -> None:
+    def saw(self, space: SpaceName, key: str, version: Version | None) -> None:
         """Record the read of a key of a namespace or collection."""
         reads = self._records[space].reads
         if key not in reads:
@@ -326,7 +326,7 @@ class Simulator:
         self.snapshot()
         return marshal_private(self._private_sets())
 
-    def _private_sets(self) -> dict[tuple[str, str], bytes]:
+    def _private_sets(self) -> dict[SpaceName, bytes]:
         if self._private is None:
             self._sealed = True
             self._private = private_sets(self._records)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from chaindock.errors import LedgerClosed
-from chaindock.ids import LIFECYCLE
+from chaindock.ids import LIFECYCLE, SpaceName
 from chaindock.ledger.contents import resolved
 from chaindock.ledger.database import connect_reader, translate
 from chaindock.ledger.encoding import Row, Version
@@ -148,8 +148,8 @@ class Reader:
     def __init__(self, path: Path, height: float = math.inf) -> None:
         self._path = path
         self._db: sqlite3.Connection | None = connect_reader(path)
-        self._ids: dict[tuple[str, str], int] = {}
-        self._labelled: dict[tuple[str, str], bool] = {}
+        self._ids: dict[SpaceName, int] = {}
+        self._labelled: dict[SpaceName, bool] = {}
         self.paused = False
         self.definitions: dict[bytes, tuple[bytes, int, int]] = {}
         """Rows by key; views of `defined_height` and above see them."""
@@ -305,7 +305,7 @@ class Snapshot:
 
     def walk(
         self,
-        space: tuple[str, str],
+        space: SpaceName,
         start: bytes,
         stop: bytes,
         limit: int,
@@ -330,7 +330,7 @@ class Snapshot:
         # Another row of a key without a value, which has one, may follow.
         return rows, last[0] if last[1] is None else after(last[0])
 
-    def passed(self, space: tuple[str, str], start: bytes, stop: bytes) -> bytes | None:
+    def passed(self, space: SpaceName, start: bytes, stop: bytes) -> bytes | None:
         """Return where to walk on if the view has none of the next keys.
 
         None = it has one, or the range ends.
@@ -339,12 +339,7 @@ class Snapshot:
         return None if rows else place
 
     def scan(
-        self,
-        space: tuple[str, str],
-        start: bytes,
-        stop: bytes,
-        limit: int,
-        max_bytes: int,
+        self, space: SpaceName, start: bytes, stop: bytes, limit: int, max_bytes: int
     ) -> tuple[list[Row], bool]:
         """Return up to `limit` rows with `start <= key < stop`, lowest key first.
 

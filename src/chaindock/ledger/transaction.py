@@ -20,7 +20,7 @@ from fabric_protos.peer import transaction_pb2 as codes
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from chaindock.ids import ChannelId
+from chaindock.ids import ChannelId, SpaceName
 from chaindock.ledger.encoding import Version
 
 _LENGTH_DELIMITED = 2
@@ -209,7 +209,7 @@ def read_spaces(tx: ParsedTransaction, result: Any) -> None:
     rwset = parse(rwset_pb2.TxReadWriteSet, result.results, codes.BAD_RWSET)
     if rwset.data_model != rwset_pb2.TxReadWriteSet.KV:
         raise Broken(codes.BAD_RWSET)
-    spaces: dict[tuple[str, str], Space] = {}
+    spaces: dict[SpaceName, Space] = {}
     for ns in rwset.ns_rwset:
         found = [
             _public(ns),

@@ -192,9 +192,7 @@ class Packages(AbstractAsyncContextManager["Packages"]):
                 stored = await asyncio.to_thread(self._store.add, package)
                 ccid = stored.ccid
                 self._fleet.installed.add(ccid)
-                until_over.callback(
-                    lambda: self._tasks.start(self._end(ccid), f"discard {ccid}")
-                )
+                until_over.callback(self._over, ccid)
                 self._arriving[ccid] = stored
                 until_over.callback(self._arriving.pop, ccid, None)
                 until_over.enter_context(self._fleet.expecting(ccid, name))
@@ -247,6 +245,11 @@ class Packages(AbstractAsyncContextManager["Packages"]):
             )
             return False
         return True
+
+    def _over(self, ccid: Ccid) -> None:
+        # Later would be too late: a removal may be under way, which does more.
+        if not self._fleet.names_of(ccid):
+            _ = self._tasks.start(self._end(ccid), f"discard {ccid}")
 
     async def _end(self, ccid: Ccid) -> None:
         if self._custodian.find(ccid) and not self._fleet.names_of(ccid):

@@ -17,7 +17,7 @@ from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.endorser.channel import Members
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerError, NotFound
-from chaindock.ids import ChannelId, require_chaincode_name
+from chaindock.ids import ChannelId, SpaceName, require_chaincode_name
 from chaindock.ledger.encoding import Version
 from chaindock.ledger.ledger import Ledger, TxLocation
 from chaindock.ledger.queries import encode_key
@@ -99,7 +99,7 @@ class Explorer:
     def page(
         self,
         view: View,
-        space: tuple[str, str],
+        space: SpaceName,
         prefix: str,
         start: str,
         limit: int,

@@ -55,14 +55,16 @@ def row(
     warning = {"warning": wrong.message} if wrong else {}
     placement = fleet.targets.placement(ccid)
     backend = placement.given or placement.asked
+    mspids = fleet.channels[deployment.channel].mspids()
     shown = partial(_shown_run, deployment, backend=backend)
     return shown(
         custodian.find(ccid),
         warning,
         **_shown(definition),
         others=[
-            shown(one, {}, name=at_peer(Ccid(deployment.name), split_peer(one.ccid)[1]))
+            shown(one, {}, name=at_peer(Ccid(deployment.name), mspid))
             for one in custodian.others(ccid)
+            if (mspid := split_peer(one.ccid)[1]) in mspids
         ],
     )
 

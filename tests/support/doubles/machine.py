@@ -14,7 +14,7 @@ from chaindock.lifecycle.states import CustodianOptions
 from support.eventually import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from chaindock.chaincode.running import Running
     from chaindock.container.attempt import Attempt
@@ -37,6 +37,7 @@ class FakeRun:
         self.stop_error: ChaindockError | None = None
         self.handler: Any = None
         self.facts: Mapping[str, str] = {"backend": "fake"}
+        self.unanswered: Sequence[Any] = ()
         self._end: Latch[Exit] = Latch()
 
     def die(self, how: Exit = Exit(3), *, in_a_call: bool = False) -> None:  # noqa: B008
@@ -77,7 +78,6 @@ class Machine(RuntimeLauncher):
         self.errors: dict[Ccid, Exception] = {}
         self.runs: dict[Ccid, FakeRun] = {}
         self.busy = self.most = 0
-        self.takes_s = 0.0
 
     def hold(self, ccid: Ccid) -> asyncio.Event:
         self.gates[ccid] = asyncio.Event()
@@ -96,7 +96,6 @@ class Machine(RuntimeLauncher):
         try:
             self.log.append(("launch", ccid))
             attempt.enter(Phase.COMPILE)
-            await asyncio.sleep(self.takes_s)
             if ccid in self.gates:
                 await self.gates[ccid].wait()
             if ccid in self.errors:

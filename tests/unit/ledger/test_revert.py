@@ -149,17 +149,17 @@ async def test_unknown_and_wrong_names(ledger):
     assert await ledger.snapshots() == []
 
 
-async def test_ten_thousand_keys_go_back_quickly(ledger):
+async def test_ten_thousand_keys_go_back_about_as_fast_as_they_came(ledger):
     keys = {f"k{number:05}": b"v" * 100 for number in range(10_000)}
     await commit(ledger, rwset(writes=keys))
     await ledger.take_snapshot("base")
-    await commit(ledger, rwset(writes=dict.fromkeys(keys, b"w" * 100)))
     began = time.perf_counter()
+    await commit(ledger, rwset(writes=dict.fromkeys(keys, b"w" * 100)))
+    committed = time.perf_counter()
     await ledger.revert("base")
-    spent_s = time.perf_counter() - began
-    print(f"revert of 10,000 keys: {spent_s * 1000:.0f} ms")
+    reverted = time.perf_counter()
     assert state(ledger) == keys
-    assert spent_s < 1  # on a machine that does other things, too
+    assert reverted - committed < 5 * (committed - began)
 
 
 async def test_who_is_told_of_a_block_can_read_it_while_a_revert_waits(ledger):

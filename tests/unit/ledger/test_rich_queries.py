@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -241,12 +240,10 @@ async def test_a_query_is_counted_and_sliced(ledger):
     with ledger.new_simulator(TxId("t")) as simulator:
         simulator.budget = Budget(200_000, "the test")
         results = simulator.open_query("cc", size({"$lt": 0}))
-        slowest, ended = 0.0, False
-        while not ended:
-            began = time.thread_time()
-            ended = results.advance()
-            slowest = max(slowest, time.thread_time() - began)
-        assert slowest < 0.02  # a slice is 0.002 s
+        slices = 1
+        while not results.advance():
+            slices += 1
+        assert slices > 5  # of 2 ms each
         assert results.take(1) == []
         held = simulator.held
         with pytest.raises(BudgetExceeded):

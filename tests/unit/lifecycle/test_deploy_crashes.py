@@ -105,6 +105,19 @@ async def test_what_cannot_be_stopped_is_cleared_away_by_the_next_start(
         assert node.store.list() == []
 
 
+async def test_a_removal_right_after_the_deployment_takes_the_build_along(tmp_path):
+    """What the deployment does at its end once cleared away the package without it."""
+    async with Node(tmp_path) as node:
+        one = await node.deployer.deploy(package("one"), "a")
+        approval = node.deployments.get("a").approval
+        node.targets.set("mychannel", approval, Target.REMOVED)
+        await node.quiet()
+        assert node.store.list() == [one.ccid]
+        await node.packages.retire(one.ccid, purge=True)
+        assert node.purged == [(one.ccid, True)]
+        assert node.store.list() == []
+
+
 async def test_a_package_that_cannot_be_removed_hinders_no_start(tmp_path, monkeypatch):
     async with Node(tmp_path) as node:
         one = await node.deployer.deploy(package("one"), "a")

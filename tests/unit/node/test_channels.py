@@ -23,6 +23,7 @@ from chaindock.identity.organization import Organization, Organizations
 from chaindock.ids import at_peer
 from chaindock.ledger import committer as ledgers
 from chaindock.node import home as homes
+from chaindock.node.rows import row
 from support.config_updates import envelope, leaves, update
 from support.doubles.channels import World
 from support.doubles.deployments import package
@@ -205,6 +206,14 @@ async def leave(channel: NodeChannel, mspid: str) -> None:
     await channel.orderer.submit(envelope(asked, *admins, channel=channel.id))
 
 
+def others(world: World, channel: NodeChannel) -> list[str]:
+    """Return what `ps` shows below `basic` on a channel."""
+    of, node = channel.deployer.deployments, world.node
+    about = node.fleet, node.custodian, world.config.chaincodes
+    shown = row(of.get("basic"), of.definition("basic"), *about)
+    return [one.name for one in shown.others]
+
+
 @pytest.mark.parametrize("how", ["leaves", "removed"])
 async def test_what_serves_a_peer_ends_when_no_channel_needs_it(world: World, how: str):
     async with world.up() as channels:
@@ -215,9 +224,11 @@ async def test_what_serves_a_peer_ends_when_no_channel_needs_it(world: World, ho
         await made.deployer.deploy(package("one"), "basic")
         await first.deployer.deploy(package("two"), "other")
         await custodian.ready(at_peer(ccid, "Org2MSP"), 5)
+        assert others(world, first) == others(world, made) == ["basic@Org2MSP"]
         await leave(first, "Org2MSP")
         await world.node.quiet()
         assert at_peer(ccid, "Org2MSP") in world.node.runtime.running
+        assert (others(world, first), others(world, made)) == ([], ["basic@Org2MSP"])
         if how == "leaves":
             await leave(made, "Org2MSP")
         else:
