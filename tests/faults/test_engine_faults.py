@@ -14,7 +14,7 @@ from chaindock.errors import ChaindockError, ExitedEarly
 from support.faults.disk import MIB, full
 from support.faults.health import RUNNING, assert_healthy
 from support.faults.matrix import ROUND, STEADY, VICTIM
-from support.faults.own_engine import PODMAN, node_on, on_a_small_disk
+from support.faults.own_engine import ENGINES, node_on, on_a_small_disk
 from support.faults.packages import builds, leaves_behind
 from support.faults.world import last
 
@@ -40,7 +40,7 @@ ARTIFACT, ROOM = 40 * MIB, 60 * MIB
 FULL = "no space left on device"
 
 
-@pytest.fixture(scope="module", params=["docker", PODMAN])
+@pytest.fixture(scope="module", params=ENGINES)
 def far_of(
     request: pytest.FixtureRequest, image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[NodeOnOwnEngine]:

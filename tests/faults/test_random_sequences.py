@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.network,
     pytest.mark.timeout(300),
 ]
-MANY = int(os.environ.get("CHAINDOCK_SEQUENCES", "8"))  # noqa: TID251  # tests have no config
+MANY = int(os.environ.get("CHAINDOCK_SEQUENCES", "4"))  # noqa: TID251  # tests have no config
 FEW = max(1, MANY // 40)
 BASES = ("golang", "node", "runtime")
 KINDS = BACKENDS if ROUNDS == 1 else (*BACKENDS, PODMAN)

@@ -10,7 +10,6 @@ import base64
 import contextlib
 import itertools
 import json
-import os
 import subprocess
 import sys
 import time
@@ -43,12 +42,12 @@ if TYPE_CHECKING:
 
     from support.nodes.node import Node
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 Kind = shim.ChaincodeMessage
 TESTS = Path(__file__).parents[1]
 MIB = 1024 * 1024
 HOSTILE = ("hostile", "another")
-SLOWEST_S, MOST_MEMORY, MOST_LOG = 0.2, 256 * MIB, MIB
+SLOWEST_S, MOST_MEMORY, MOST_LOG = 2.0, 256 * MIB, MIB
 MOST_FOR_A_MESSAGE = 400 * MIB
 """For one message of 60 MiB, of which gRPC makes three copies or more."""
 REFUSED = {
@@ -214,9 +213,7 @@ def test_a_hostile_contract_neither_stops_nor_fills_the_node(node: Node):
             large = attack in {UNASKED, UNREGISTERED, *ANSWERS}
             most = MOST_FOR_A_MESSAGE if large else MOST_MEMORY
             assert size * MIB <= most, (attack, grown)
-        # Where others use the machine too, the node has its share of the processors.
-        others = max(1.0, psutil.getloadavg()[0] / (os.cpu_count() or 1) - 1)
-        assert calls.slowest_s <= SLOWEST_S * others, calls.slowest_during
+        assert calls.slowest_s <= SLOWEST_S, calls.slowest_during
         # Afterwards everything works without a hand.
         eventually(partial(runs, node, "hostile"), "it runs again")
         url = f"{node.status['endpoints']['operations']}/healthz"

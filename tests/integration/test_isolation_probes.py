@@ -158,7 +158,7 @@ def test_the_files_of_the_node_and_the_engine_are_not_there(node: Node):
 
 @ONLY_PROCESS
 def test_a_process_reaches_the_listener_and_nothing_else(node: Node):
-    assert node.ask("status")["endpoints"]["chaincode"] == "when needed"
+    assert node.ask("status")["endpoints"]["chaincode"] == "no port yet"
     with listener("127.0.0.1") as own:
         targets = [*own, "tcp:192.0.2.1:80", "udp:192.0.2.1:53"]
         tried = pry(node, "dial", *targets, f"tcp:{PEER}")

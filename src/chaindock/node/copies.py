@@ -53,7 +53,7 @@ def dump(home: Home, target: Path) -> dict[str, Any]:
     files = _require_ledgers(home)
     with (
         storing("cannot write the copy", target),
-        tempfile.TemporaryDirectory(dir=target.parent) as scratch,
+        tempfile.TemporaryDirectory("", f"{target.name}.", target.parent) as scratch,
     ):
         folder = Path(scratch)
         heights = {}

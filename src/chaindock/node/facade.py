@@ -104,7 +104,7 @@ class Node:
             reason=reason,
             endpoints={
                 "admin": f"unix://{find_socket(config.home)}",
-                "chaincode": ", ".join(self.listener.addresses) or "when needed",
+                "chaincode": ", ".join(self.listener.addresses) or "no port yet",
                 "operations": self.operations.url or "off",
             },
             identities={name: str(organization.user_msp(name)) for name in USERS},

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from chaindock.controllers.docker.engine import Engine
 
 PODMAN = pytest.param("podman", marks=pytest.mark.docker)
-# CI meets Podman where its engine goes away (test_engine_faults.py); the rest is long.
+# In `make test`, tests/integration/test_engine_restarts.py has Podman go away.
+ENGINES = ("docker",) if ROUNDS == 1 else ("docker", PODMAN)
 KINDS = BACKENDS if ROUNDS == 1 else (*BACKENDS, PODMAN)
 _KINDS: dict[str, tuple[type[OwnEngine], tuple[str, ...]]] = {
     "docker": (OwnDocker, ("dockerd",)),
