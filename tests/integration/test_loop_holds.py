@@ -12,6 +12,7 @@ import pytest
 
 from chaindock.errors import ChaindockError
 from chaindock.identity.organization import Organization
+from chaindock.node.serve import map_large_blocks
 from support.holds import beating, watched
 from support.shims.endorsing import EndorsingNode, ccid_of
 from support.shims.hostile import ANSWERS, ATTACKS, LARGEST
@@ -50,6 +51,7 @@ async def contract(node: EndorsingNode, name: str) -> AsyncIterator[None]:
 
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[EndorsingNode]:
+    map_large_blocks()  # as a node does
     org = Organization.open(tmp_path / "org", "Org1MSP", "org1.example.com")
     async with EndorsingNode(tmp_path, org, timeout_s=60) as found:
         yield found

@@ -21,6 +21,7 @@ from chaindock.ledger.transaction import unpacked_id
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from chaindock.ids import SpaceName
     from chaindock.ledger.encoding import Row, Version
     from chaindock.ledger.rwset import RangeRecord
     from chaindock.ledger.simulator import Simulator
@@ -95,7 +96,6 @@ class KeyResults(Results):
     """Keys of a namespace or collection as `queryresult.KV`, lowest first.
 
     Args:
-        space: namespace, and collection or "".
         bounds: first key, and the one behind the last; "" is no limit.
         limit: most results; 0 = all.
     """
@@ -106,7 +106,7 @@ class KeyResults(Results):
     def __init__(
         self,
         simulator: Simulator,
-        space: tuple[str, str],
+        space: SpaceName,
         bounds: tuple[str, str],
         limit: int,
     ) -> None:

@@ -315,8 +315,7 @@ class Snapshot:
     ) -> tuple[list[Row], bytes | None]:
         """Return some rows with `start <= key < stop`, lowest key first, in some ms.
 
-        `space`: namespace, and collection or "". For the rest see `Reader.walk`.
-        `values`: else they are empty.
+        For the limits see `Reader.walk`. `values`: else they are empty.
 
         Returns: the rows, and the key from which to walk on; None = the range ended.
         """
@@ -343,9 +342,8 @@ class Snapshot:
     ) -> tuple[list[Row], bool]:
         """Return up to `limit` rows with `start <= key < stop`, lowest key first.
 
-        `space`: namespace, and collection or "". No further row is read once keys and
-        values have `max_bytes`. Keys that the view does not have take time, too, without
-        limit: see `walk`.
+        No further row is read once keys and values have `max_bytes`. Keys that the view
+        does not have take time, too, without limit: see `walk`.
 
         Returns: the rows, and whether the last row in the range is among them.
         """

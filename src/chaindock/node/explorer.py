@@ -107,13 +107,9 @@ class Explorer:
     ) -> Any:
         """Return {"height", "rows": [row], "next"}: keys that begin with `prefix`.
 
-        `space`: chaincode and collection, "" = public.
-
         A row has `key`, `version` [block, position], `size` of the value in bytes, and
         `value`: base64 of its first `cut` bytes. `next` is the `start` of the next page,
-        None at the end.
-
-        Raises: InvalidInput.
+        None at the end. Raises: InvalidInput.
         """
         _require(space[0], limit)
         low, high = encode_key(prefix), _stop(encode_key(prefix))

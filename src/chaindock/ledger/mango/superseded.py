@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Generator, Iterator
 
+    from chaindock.ids import SpaceName
     from chaindock.ledger.snapshots import Snapshot
 
 Row = tuple[bytes, "bytes | str | None", int, int]
@@ -47,9 +48,7 @@ _ROW: Final = resolved("SELECT key, VALUE, block, tx FROM versions WHERE id=?")
 class View:
     """The state of a namespace or collection after `height` blocks."""
 
-    def __init__(
-        self, snapshot: Snapshot, space: tuple[str, str], step_bytes: int
-    ) -> None:
+    def __init__(self, snapshot: Snapshot, space: SpaceName, step_bytes: int) -> None:
         self._snapshot, self._space, self._step_bytes = snapshot, space, step_bytes
         self.height = snapshot.height
         # No number: nothing was ever written, and no row has the number 0.
