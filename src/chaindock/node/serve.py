@@ -279,8 +279,7 @@ def map_large_blocks() -> None:
     With its own limit of 32 MiB, a message of 60 MiB held the loop for 15 to 30 ms
     instead of 8. With one below 10 MiB, many large values would be mapped anew.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(_M_MMAP_THRESHOLD, 16 * MIB)
         mallopt(_M_TRIM_THRESHOLD, 32 * MIB)
 

@@ -159,6 +159,7 @@ class Engine(EngineClient):
                 )
             except EngineError as error:
                 if error.facts.get("status") != 409:
+                    self._unsure = True  # the next start tries again
                     raise
                 # Another caller removes it just now.
                 await self._act("wait", container, params={"condition": "removed"})
