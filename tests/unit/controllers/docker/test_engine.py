@@ -101,36 +101,6 @@ async def test_removing_what_is_gone_is_fine(connected: Any):
         assert await engine.remove_network("gone")
 
 
-async def test_a_lost_container_is_removed_the_next_time_if_it_cannot_be_now(
-    connected: Any,
-):
-    """Podman, killed while it starts one, refuses its removal once."""
-    removed: list[str] = []
-    refusals = [says(500, "device or resource busy")]
-
-    async def hangs_up(_request: Request) -> None:
-        """Make a container whose id never comes."""
-
-    async def listed(request: Request) -> None:
-        await request.json([] if removed else [{"Id": "lost"}])
-
-    async def remove(request: Request) -> None:
-        if refusals:
-            await refusals.pop()(request)
-        else:
-            removed.append("lost")
-            await request.answer(204, b"")
-
-    replies = {"POST create": hangs_up, "GET json": listed, "DELETE lost": remove}
-    async with connected(replies) as engine:
-        with pytest.raises(EngineUnavailable):
-            await engine.create_container("n", {"Image": "x"})
-        with pytest.raises(EngineError, match="device or resource busy"):
-            await engine.remove_lost_containers("a=b")
-        await engine.remove_lost_containers("a=b")
-    assert removed == ["lost"]
-
-
 async def test_a_network_in_use_stays(connected: Any):
     async with connected({"DELETE net": says(403, "has active endpoints")}) as engine:
         assert not await engine.remove_network("net")

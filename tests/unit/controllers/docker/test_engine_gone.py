@@ -14,9 +14,10 @@ from chaindock.container.contracts import NodeLabels
 from chaindock.container.router import Router
 from chaindock.controllers.docker import controller
 from chaindock.controllers.docker.controller import DockerController
+from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.firewall import HostFirewall
 from chaindock.controllers.docker.options import DockerOptions, EndpointOptions
-from chaindock.errors import EngineUnavailable, Unsupported
+from chaindock.errors import EngineError, EngineUnavailable, Unsupported
 from chaindock.platforms.base import LanguageImages
 from support.doubles.conformance import platform_for_scripts
 from support.doubles.fake_engine import fake_engine
@@ -131,3 +132,33 @@ async def test_firewall_rules_stay_for_the_networks_of_runs_alone(
     async with fake_engine(tmp_path / "s", replies), docker(tmp_path / "s"):
         pass
     assert bool(removals) == removed
+
+
+async def test_a_lost_container_is_removed_the_next_time_if_it_cannot_be_now(
+    tmp_path: Path,
+):
+    """Podman, killed while it starts one, refuses its removal once."""
+    tries: list[int] = []
+
+    async def hangs_up(_request: Request) -> None:
+        """Make a container whose id never comes."""
+
+    async def listed(request: Request) -> None:
+        await request.json([{"Id": "lost"}])
+
+    async def remove(request: Request) -> None:
+        tries.append(204 if tries else 500)
+        await request.json({"message": "device or resource busy"}, tries[-1])
+
+    replies = {"POST create": hangs_up, "GET json": listed, "DELETE lost": remove}
+    async with fake_engine(tmp_path / "s", replies):
+        engine = await Engine.connect(
+            EndpointOptions(docker_host=f"unix://{tmp_path / 's'}")
+        )
+        with pytest.raises(EngineUnavailable):
+            await engine.create_container("n", {"Image": "x"})
+        with pytest.raises(EngineError, match="device or resource busy"):
+            await engine.remove_lost_containers("a=b")
+        await engine.remove_lost_containers("a=b")
+        await engine.aclose()
+    assert tries == [500, 204]
