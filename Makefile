@@ -59,7 +59,7 @@ integration: engine ## tests with a real engine, real shims and real toolchains
 
 .PHONY: faults
 faults: engine ## the long rounds: all faults three times, 20 kills, 200 random sequences (an hour or two)
-	@. $(ENGINE) && CHAINDOCK_SEQUENCES=200 CHAINDOCK_FAULT_ROUNDS=3 $(PYTEST) \
+	@. $(ENGINE) && CHAINDOCK_FAULT_ROUNDS=3 $(PYTEST) \
 		tests/faults tests/integration/test_node_sigkill.py \
 		tests/integration/test_ledger_sigkill.py
 

@@ -11,11 +11,10 @@ import pytest
 
 from support.faults.disk import MIB, small_disk
 from support.faults.matrix import ROUNDS, SEED
-from support.faults.own_engine import OWN, PODMAN, using
+from support.faults.own_engine import KINDS, OWN, using
 from support.faults.sequence import FLAGS, Sequence, describe
 from support.faults.world import CliWorld, ForkedWorld
 from support.need import need
-from support.nodes.node import BACKENDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,10 +29,9 @@ pytestmark = [
     pytest.mark.network,
     pytest.mark.timeout(300),
 ]
-MANY = int(os.environ.get("CHAINDOCK_SEQUENCES", "4"))  # noqa: TID251  # tests have no config
+MANY = 4 if ROUNDS == 1 else 200
 FEW = max(1, MANY // 40)
 BASES = ("golang", "node", "runtime")
-KINDS = BACKENDS if ROUNDS == 1 else (*BACKENDS, PODMAN)
 HOME = 64 * MIB
 
 

@@ -37,13 +37,13 @@ def watched() -> Iterator[Holds]:
     """Measure all callbacks of the loop that runs in this block."""
     found, run = Holds(), asyncio.Handle._run
 
-    def timed(self: asyncio.Handle) -> None:
+    def timed(self: Any) -> None:
         wall, cpu = time.perf_counter(), time.thread_time()
         run(self)
         wall, cpu = time.perf_counter() - wall, time.thread_time() - cpu
         found.wall_s = max(found.wall_s, wall)
         if cpu > found.cpu_s:
-            found.cpu_s, found.what = cpu, _named(self._callback)  # type: ignore[attr-defined]
+            found.cpu_s, found.what = cpu, _named(self._callback)
 
     asyncio.Handle._run = timed  # type: ignore[method-assign]
     try:

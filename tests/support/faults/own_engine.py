@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 PODMAN = pytest.param("podman", marks=pytest.mark.docker)
 # In `make test`, tests/integration/test_engine_restarts.py has Podman go away.
-ENGINES = ("docker",) if ROUNDS == 1 else ("docker", PODMAN)
-KINDS = BACKENDS if ROUNDS == 1 else (*BACKENDS, PODMAN)
+_PODMAN = () if ROUNDS == 1 else (PODMAN,)
+ENGINES, KINDS = ("docker", *_PODMAN), (*BACKENDS, *_PODMAN)
 _KINDS: dict[str, tuple[type[OwnEngine], tuple[str, ...]]] = {
     "docker": (OwnDocker, ("dockerd",)),
     "podman": (OwnPodman, ("podman", "runc", "catatonit")),

@@ -152,13 +152,11 @@ async def test_a_lost_container_is_removed_the_next_time_if_it_cannot_be_now(
 
     replies = {"POST create": hangs_up, "GET json": listed, "DELETE lost": remove}
     async with fake_engine(tmp_path / "s", replies):
-        engine = await Engine.connect(
-            EndpointOptions(docker_host=f"unix://{tmp_path / 's'}")
-        )
-        with pytest.raises(EngineUnavailable):
-            await engine.create_container("n", {"Image": "x"})
-        with pytest.raises(EngineError, match="device or resource busy"):
+        options = EndpointOptions(docker_host=f"unix://{tmp_path / 's'}")
+        async with contextlib.aclosing(await Engine.connect(options)) as engine:
+            with pytest.raises(EngineUnavailable):
+                await engine.create_container("n", {"Image": "x"})
+            with pytest.raises(EngineError, match="device or resource busy"):
+                await engine.remove_lost_containers("a=b")
             await engine.remove_lost_containers("a=b")
-        await engine.remove_lost_containers("a=b")
-        await engine.aclose()
     assert tries == [500, 200]
